@@ -1,0 +1,107 @@
+//! All stages of the house, running in this process on one store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::clock::SystemClock;
+use common::files::Volume;
+use common::meter::Meter;
+use common::store::JobStore;
+use common::store::sqlite::SqliteStore;
+use common::worker::{self, Hints, LoopSettings, Work};
+use infer::{DetectStage, Detector};
+use media::child::{Pool, PoolSettings};
+use media::probe::Limits;
+use post::{AssembleStage, RenderStage};
+use pre::{DecodeStage, IndexStage};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of packs that may wait for the network: about ten segments.
+const PACK_BUDGET: u64 = 300 << 20;
+/// Claims at once for the stage that feeds the network: one computes while another reads or publishes.
+const DETECT_SLOTS: usize = 3;
+
+/// The running stages.
+pub struct Pipeline {
+    /// Where jobs are.
+    pub store: Arc<dyn JobStore>,
+    /// Where their files are.
+    pub volume: Volume,
+    /// Tells of changes.
+    pub hints: Arc<Hints>,
+    /// Counts frames as they go.
+    pub meter: Arc<Meter>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Pipeline {
+    /// Starts every stage on the store and volume under `state`, with `slots` segments decoded and drawn at once.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub async fn start(state: &Path, detector: Detector, slots: usize) -> Result<Self> {
+        let store = SqliteStore::open(&state.join("store.sqlite"), Arc::new(SystemClock))
+            .context("Cannot open the run's store")?;
+        // The run's folder is locked: whoever held these leases is gone, and no attempt of theirs has failed.
+        store.hand_back_all().await.context("Cannot free what a killed process held")?;
+        let store: Arc<dyn JobStore> = Arc::new(store);
+        let volume = Volume::new(state.join("volume"));
+        let hints = Hints::new();
+        let pool = |slots| Arc::new(Pool::new(PoolSettings::new(slots)));
+        let (reading, drawing) = (pool(slots), pool(slots));
+        let stages: [(usize, Arc<dyn Work>); 5] = [
+            (
+                1,
+                Arc::new(IndexStage {
+                    store: store.clone(),
+                    volume: volume.clone(),
+                    pool: reading.clone(),
+                    limits: Limits::default(),
+                }),
+            ),
+            (
+                slots,
+                Arc::new(DecodeStage {
+                    store: store.clone(),
+                    volume: volume.clone(),
+                    pool: reading,
+                    pack_budget: PACK_BUDGET,
+                }),
+            ),
+            (DETECT_SLOTS, Arc::new(DetectStage { volume: volume.clone(), detector })),
+            (slots, Arc::new(RenderStage { volume: volume.clone(), pool: drawing.clone() })),
+            (1, Arc::new(AssembleStage { store: store.clone(), volume: volume.clone(), pool: drawing })),
+        ];
+        let stop = CancellationToken::new();
+        let meter = Arc::new(Meter::default());
+        let mut tasks = JoinSet::new();
+        for (slots, work) in stages {
+            let settings = LoopSettings {
+                slots,
+                meter: meter.clone(),
+                ..LoopSettings::new(format!("{}-{}", work.stage(), std::process::id()))
+            };
+            let (store, hints, stop) = (store.clone(), hints.clone(), stop.clone());
+            tasks.spawn(async move {
+                worker::run(store, work, settings, hints, stop).await;
+            });
+        }
+        tasks.spawn(pre::reconcile::run(store.clone(), hints.clone(), stop.clone()));
+        Ok(Self { store, volume, hints, meter, stop, tasks })
+    }
+
+    /// Stops every stage: children are killed, leases handed back, drafts removed.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_millis(700), async {
+            while self.tasks.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            tracing::debug!("some stages did not end in time; their leases expire");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The program as a user runs it: real clips in, files out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod interrupted;
+mod results;
+mod support;

@@ -1,0 +1,250 @@
+//! Where the network runs, and in what arithmetic.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+pub use common::job::Precision;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use tch::{Kind, Tensor};
+
+use crate::native;
+
+/// What a user may say after `--device`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("{text:?} is no device: say auto, cpu, cuda or cuda:N")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// What a user may say after `--precision`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// What the device is fastest in.
+    #[default]
+    Auto,
+    /// This one.
+    Exactly(Precision),
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "fp32" => Ok(Self::Exactly(Precision::Fp32)),
+            "bf16" => Ok(Self::Exactly(Precision::Bf16)),
+            "fp16" => Ok(Self::Exactly(Precision::Fp16)),
+            _ => Err(format!("{text:?} is no precision: say auto, fp32, bf16 or fp16")),
+        }
+    }
+}
+
+impl fmt::Display for PrecisionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Exactly(precision) => precision.fmt(f),
+        }
+    }
+}
+
+/// A device that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("CPU"),
+            Self::Cuda(index) => write!(f, "GPU {index} (CUDA)"),
+        }
+    }
+}
+
+/// Why the wanted device or arithmetic can't be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// This libtorch was built or installed without its CUDA part.
+    #[error(
+        "no CUDA device can be used, because this libtorch has no CUDA part ({0}); install PyTorch's CUDA build of \
+         libtorch, or use --device cpu"
+    )]
+    NoCudaLibrary(String),
+    /// The CUDA part finds no device.
+    #[error("no CUDA device was found; check the NVIDIA driver with nvidia-smi, or use --device cpu")]
+    NoCudaDevice,
+    /// There are fewer devices than that.
+    #[error("there is no CUDA device {wanted}: the machine has {there}, numbered from 0")]
+    NoSuchDevice {
+        /// The number asked for.
+        wanted: usize,
+        /// Devices there are.
+        there: usize,
+    },
+    /// fp16 on a CPU.
+    #[error("fp16 needs a CUDA device; on a CPU use --precision auto, fp32 or bf16")]
+    HalfOnCpu,
+}
+
+/// Decides on a device and an arithmetic.
+///
+/// # Errors
+/// When what was asked for is not there.
+pub(crate) fn choose(
+    device: DeviceChoice,
+    precision: PrecisionChoice,
+) -> Result<(Device, Precision), DeviceError> {
+    let device = match device {
+        DeviceChoice::Cpu => Device::Cpu,
+        DeviceChoice::Auto => cuda(0).unwrap_or(Device::Cpu),
+        DeviceChoice::Cuda(index) => cuda(index)?,
+    };
+    let precision = match (precision, device) {
+        (PrecisionChoice::Exactly(Precision::Fp16), Device::Cpu) => return Err(DeviceError::HalfOnCpu),
+        (PrecisionChoice::Exactly(precision), _) => precision,
+        (PrecisionChoice::Auto, Device::Cuda(_)) => Precision::Fp16,
+        (PrecisionChoice::Auto, Device::Cpu) if multiplies_bf16() => Precision::Bf16,
+        (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
+    };
+    Ok((device, precision))
+}
+
+fn cuda(index: usize) -> Result<Device, DeviceError> {
+    load_cuda().map_err(DeviceError::NoCudaLibrary)?;
+    let there = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
+    match usize::try_from(there) {
+        Ok(0) | Err(_) => Err(DeviceError::NoCudaDevice),
+        Ok(there) if index >= there => Err(DeviceError::NoSuchDevice { wanted: index, there }),
+        Ok(_) => Ok(Device::Cuda(index)),
+    }
+}
+
+/// Loads libtorch's CUDA part, once, if it lies beside the CPU part. It has to be there before libtorch is
+/// first asked about CUDA: its answer is remembered.
+fn load_cuda() -> Result<(), String> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    LOADED
+        .get_or_init(|| {
+            // SAFETY: libtorch's own library, whose initialisers register its kernels; never unloaded.
+            match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+                Ok(library) => {
+                    std::mem::forget(library);
+                    Ok(())
+                }
+                Err(error) => Err(native::first_line(&error.to_string())),
+            }
+        })
+        .clone()
+}
+
+/// Whether the processor multiplies bfloat16 in hardware. Where it does not, bf16 is slower than fp32.
+#[must_use]
+pub fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // AMX's flag (leaf 7, EDX bit 22) is read by hand: std does not offer it yet.
+        let amx = std::arch::x86_64::__cpuid(0).eax >= 7
+            && std::arch::x86_64::__cpuid_count(7, 0).edx >> 22 & 1 == 1;
+        std::arch::is_x86_feature_detected!("avx512bf16")
+            || amx && std::arch::is_x86_feature_detected!("avx512f")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether oneDNN computes convolutions in this arithmetic on this processor: asked by trying.
+pub(crate) fn onednn_knows(precision: Precision) -> bool {
+    static BF16: OnceLock<bool> = OnceLock::new();
+    match precision {
+        Precision::Fp32 => true,
+        Precision::Fp16 => false,
+        Precision::Bf16 => *BF16.get_or_init(|| {
+            let options = (Kind::BFloat16, tch::Device::Cpu);
+            let tried = Tensor::f_zeros([16, 16, 1, 1], options).map_err(Into::into).and_then(|weight| {
+                let bias = Tensor::f_zeros([16], options)?;
+                let input = Tensor::f_zeros([1, 4, 4, 16], options)?.f_permute([0, 3, 1, 2])?;
+                let packed = native::onednn_pack(&weight, 0, 1, [1, 16, 4, 4])?;
+                native::onednn_conv(&input, &packed, &bias, 0, 1, true, None)
+            });
+            tried.is_ok()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read_back_as_they_are_written() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in ["auto", "fp32", "bf16", "fp16"] {
+            assert_eq!(text.parse::<PrecisionChoice>().unwrap().to_string(), text);
+        }
+        let refusal = "gpu".parse::<DeviceChoice>().unwrap_err();
+        assert!(refusal.contains("cuda:N"), "{refusal}");
+        assert!("cuda:x".parse::<DeviceChoice>().is_err());
+        assert!("int8".parse::<PrecisionChoice>().is_err());
+    }
+
+    #[test]
+    fn half_precision_is_refused_on_a_cpu() {
+        let exactly = PrecisionChoice::Exactly(Precision::Fp16);
+        assert_eq!(choose(DeviceChoice::Cpu, exactly), Err(DeviceError::HalfOnCpu));
+    }
+
+    #[test]
+    fn the_processor_decides_on_the_precision() {
+        let expected = if multiplies_bf16() { Precision::Bf16 } else { Precision::Fp32 };
+        assert_eq!(choose(DeviceChoice::Cpu, PrecisionChoice::Auto), Ok((Device::Cpu, expected)));
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_refused_in_a_clear_sentence() {
+        // More devices than any machine has: refused with or without CUDA.
+        let refusal = choose(DeviceChoice::Cuda(4096), PrecisionChoice::Auto).unwrap_err().to_string();
+        assert!(refusal.contains("CUDA device"), "{refusal}");
+    }
+}

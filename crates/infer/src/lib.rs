@@ -1,0 +1,21 @@
+//! Finds objects in pictures: SSD300 with a ResNet50 backbone, over libtorch.
+//!
+//! This room holds the network, its weights, the choice of the device, and the threads that own the model.
+//! It is the only one that knows a tensor. Never in here: video, how a job goes on ([`stage`] is the one seam to the
+//! worker loop).
+//!
+//! A [`ModelFile`] says what a weights file is; [`Detector::start`] puts it on a device; [`Detector::detect`]
+//! turns pictures into detections.
+
+pub mod detector;
+pub mod device;
+mod native;
+pub mod ssd300;
+pub mod stage;
+pub mod weights;
+
+pub use detector::{DetectError, Detector, DetectorSettings, Frames, resolve};
+pub use device::{Device, DeviceChoice, DeviceError, PrecisionChoice};
+pub use ssd300::nms::NmsOptions;
+pub use stage::DetectStage;
+pub use weights::{ModelError, ModelFile};

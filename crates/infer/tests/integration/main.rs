@@ -1,0 +1,8 @@
+//! What users of the detector would notice.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+
+mod convert;
+mod detector;
+mod golden;
+mod grown;
+mod weights;

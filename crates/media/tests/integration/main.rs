@@ -1,0 +1,4 @@
+//! What a user of this crate relies on, tried on real files that FFmpeg makes.
+
+mod read;
+mod write;
