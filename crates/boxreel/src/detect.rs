@@ -189,6 +189,7 @@ fn new_job(video: &Video, settings: &Settings) -> NewJob {
         source: common::job::Source { path: video.source.path.clone(), size: video.source.size },
         settings: settings.clone(),
         priority: 0,
+        callback_url: None,
     }
 }
 

@@ -14,6 +14,9 @@ use crate::segment::{Cut, Lease, LeaseRecord, Segment, Stage, State, Token};
 pub mod contract;
 mod rules;
 pub mod sqlite;
+mod upkeep;
+
+pub use upkeep::{Callback, Offer, Queue, Seen, Tried, Upkeep, Worker};
 
 /// Reported failures of one stage of one piece of work after which it is given up.
 pub const MAX_FAILURES: u32 = 3;
@@ -68,6 +71,8 @@ pub struct Job {
     pub lease: Option<LeaseRecord>,
     /// Being removed.
     pub deleted: Option<Stamp>,
+    /// Who wants to hear of its end.
+    pub callback: Option<Callback>,
 }
 
 /// What creates a job.
@@ -83,6 +88,8 @@ pub struct NewJob {
     pub settings: Settings,
     /// Lower is sooner; 0 is usual.
     pub priority: i32,
+    /// Where to send word when it ends.
+    pub callback_url: Option<String>,
 }
 
 /// A worker's request for work.
@@ -323,6 +330,11 @@ pub trait JobStore: Send + Sync {
     /// Removes a job and its segments, once its files are gone. Only a job that is marked as being deleted goes.
     async fn remove(&self, id: JobId) -> Result<(), StoreError>;
 }
+
+/// All that a service needs of its database.
+pub trait Store: JobStore + Upkeep {}
+
+impl<T: JobStore + Upkeep> Store for T {}
 
 /// The event a reported status stands for, if workers may report it.
 #[must_use]

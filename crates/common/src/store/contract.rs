@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::{
     Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, MAX_EXPIRIES, MAX_FAILURES, MAX_SEND_BACKS,
-    NewJob, Output, Renewal, Reported, Setback, StoreError,
+    NewJob, Offer, Output, Renewal, Reported, Setback, Store, StoreError, Tried, Worker,
 };
 use crate::clock::Stamp;
 use crate::files::{Encoding, FileRecord};
@@ -26,10 +26,10 @@ use crate::segment::{Cut, Lease, Segment, Stage, State, Target, Token};
 #[async_trait]
 pub trait House: Send + Sync {
     /// The store.
-    fn store(&self) -> Arc<dyn JobStore>;
+    fn store(&self) -> Arc<dyn Store>;
 
     /// The same store, as another process would reach it.
-    fn another(&self) -> Arc<dyn JobStore>;
+    fn another(&self) -> Arc<dyn Store>;
 
     /// Moves the store's clock on by `time`. Nothing else moves it.
     async fn pass(&self, time: Duration);
@@ -54,7 +54,9 @@ macro_rules! contract_tests {
             a_finished_job_takes_no_report_back, counts_add_up, damage_sends_a_segment_back_a_bounded_number_of_times,
             a_used_pack_is_made_again, assemble_sends_segments_back, a_lost_index_is_made_again,
             cutting_again_replaces_the_cuts, a_plan_must_fit_its_segments, put_segments_is_fenced,
-            removing_takes_a_tombstone, a_random_day_keeps_every_promise,
+            removing_takes_a_tombstone, a_random_day_keeps_every_promise, queues_tell_what_waits,
+            workers_are_listed_while_they_are_there, the_last_offer_outlives_its_worker, a_key_is_tied_once,
+            a_duty_has_one_holder, ended_jobs_are_found_by_age, callbacks_are_due_until_settled,
         );
     };
     (@each $house:expr; $($name:ident),* $(,)?) => {
@@ -94,6 +96,7 @@ pub fn new_job() -> NewJob {
             model: model("abc"),
         },
         priority: 0,
+        callback_url: Some("https://example.org/done".to_owned()),
     }
 }
 
@@ -1168,4 +1171,158 @@ pub async fn a_random_day_keeps_every_promise(house: &dyn House) {
         let job = store.reconcile(id).await.unwrap().unwrap();
         assert_eq!(job.timeline.status(), Status::PostprocessingComplete);
     }
+}
+
+// --- upkeep ---------------------------------------------------------------------------------------------
+
+pub async fn queues_tell_what_waits(house: &dyn House) {
+    let store = house.store();
+    film(&*store, 3).await;
+    house.pass(SECOND * 5).await;
+    let claimed = claim(&*store, Stage::Decode).await;
+    store.set_back(claimed.lease, retry("no luck", SECOND * 20)).await.unwrap();
+    let held = claim(&*store, Stage::Decode).await;
+    let decode =
+        async || store.queues().await.unwrap().into_iter().find(|q| q.stage == Stage::Decode).unwrap();
+    let queue = decode().await;
+    assert_eq!((queue.waiting, queue.delayed, queue.working), (1, 1, 1));
+    let oldest = queue.oldest.unwrap();
+    assert!((SECOND * 5..SECOND * 20).contains(&oldest), "{oldest:?}");
+    // Neither the backoff nor the lease lasts: all three wait again.
+    house.pass(LEASE * 2).await;
+    assert_eq!(decode().await.waiting, 3);
+    drop(held);
+    let all = store.queues().await.unwrap();
+    assert_eq!(all.iter().map(|queue| queue.stage).collect::<Vec<_>>(), Stage::ALL);
+    let index = all[0];
+    assert_eq!((index.waiting, index.delayed, index.working, index.oldest), (0, 0, 0, None));
+    store.create_job(NewJob { id: JobId::new(Stamp(1)), ..new_job() }).await.unwrap();
+    assert_eq!(store.queues().await.unwrap()[0].waiting, 1);
+}
+
+fn worker(name: &str, digest: Option<&str>) -> Worker {
+    Worker {
+        name: name.to_owned(),
+        stages: vec![Stage::Detect],
+        slots: 2,
+        offer: digest.map(|digest| Offer { key: model(digest), names: vec!["person".to_owned()] }),
+        ready: true,
+        version: "1".to_owned(),
+    }
+}
+
+pub async fn workers_are_listed_while_they_are_there(house: &dyn House) {
+    let store = house.store();
+    for name in ["b", "a"] {
+        store.announce(&worker(name, None)).await.unwrap();
+        store.announce(&worker(name, None)).await.unwrap();
+    }
+    let names = async |within| {
+        let seen = store.workers(within).await.unwrap();
+        seen.into_iter().map(|seen| seen.worker.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(SECOND * 30).await, ["a", "b"]);
+    house.pass(SECOND * 60).await;
+    store.announce(&Worker { ready: false, ..worker("b", None) }).await.unwrap();
+    assert_eq!(names(SECOND * 30).await, ["b"]);
+    assert!(!store.workers(SECOND * 30).await.unwrap()[0].worker.ready);
+    store.retire("b").await.unwrap();
+    store.retire("nobody").await.unwrap();
+    assert_eq!(names(SECOND * 30).await, Vec::<String>::new());
+}
+
+pub async fn the_last_offer_outlives_its_worker(house: &dyn House) {
+    let store = house.store();
+    assert_eq!(store.offer().await.unwrap(), None);
+    store.announce(&worker("pre", None)).await.unwrap();
+    assert_eq!(store.offer().await.unwrap(), None);
+    store.announce(&worker("infer", Some("old"))).await.unwrap();
+    house.pass(SECOND).await;
+    store.announce(&worker("infer-2", Some("new"))).await.unwrap();
+    store.retire("infer-2").await.unwrap();
+    let digest = async || store.offer().await.unwrap().map(|offer| offer.key.digest);
+    assert_eq!(digest().await.as_deref(), Some("new"));
+    house.pass(SECOND * 3600 * 24 * 30).await;
+    store.announce(&worker("pre", None)).await.unwrap();
+    assert_eq!(digest().await.as_deref(), Some("new"));
+    store.announce(&worker("infer", Some("old"))).await.unwrap();
+    assert_eq!(digest().await.as_deref(), Some("old"));
+}
+
+pub async fn a_key_is_tied_once(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let [first, second] = [1, 2].map(|second| JobId::new(Stamp(second * 1_000_000)));
+    assert_eq!(store.tie("key", first, SECOND * 60).await.unwrap(), first);
+    assert_eq!(other.tie("key", second, SECOND * 60).await.unwrap(), first);
+    assert_eq!(store.tie("another", second, SECOND * 60).await.unwrap(), second);
+    house.pass(SECOND * 61).await;
+    assert_eq!(store.tie("key", second, SECOND * 60).await.unwrap(), second);
+}
+
+pub async fn a_duty_has_one_holder(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    assert!(store.hold("sweep", "a", SECOND * 10).await.unwrap());
+    assert!(!other.hold("sweep", "b", SECOND * 10).await.unwrap());
+    assert!(other.hold("callbacks", "b", SECOND * 10).await.unwrap());
+    house.pass(SECOND * 6).await;
+    assert!(store.hold("sweep", "a", SECOND * 10).await.unwrap());
+    house.pass(SECOND * 6).await;
+    assert!(!other.hold("sweep", "b", SECOND * 10).await.unwrap());
+    house.pass(SECOND * 6).await;
+    assert!(other.hold("sweep", "b", SECOND * 10).await.unwrap());
+    assert!(!store.hold("sweep", "a", SECOND * 10).await.unwrap());
+}
+
+pub async fn ended_jobs_are_found_by_age(house: &dyn House) {
+    let store = house.store();
+    let mut ids = Vec::new();
+    for second in 1..=3 {
+        let id = JobId::new(Stamp(second * 1_000_000));
+        store.create_job(NewJob { id, ..new_job() }).await.unwrap();
+        ids.push(id);
+        if second < 3 {
+            store.cancel(id).await.unwrap();
+            house.pass(SECOND * 10).await;
+        }
+    }
+    assert_eq!(store.ended(SECOND * 5, 10).await.unwrap(), ids[..2]);
+    assert_eq!(store.ended(SECOND * 5, 1).await.unwrap(), ids[..1]);
+    assert_eq!(store.ended(SECOND * 15, 10).await.unwrap(), ids[..1]);
+    store.tombstone(ids[0]).await.unwrap();
+    assert_eq!(store.ended(SECOND * 5, 10).await.unwrap(), ids[1..2]);
+}
+
+pub async fn callbacks_are_due_until_settled(house: &dyn House) {
+    let store = house.store();
+    let id = film(&*store, 1).await;
+    let due = async || {
+        let due = store.due_callbacks(10).await.unwrap();
+        due.into_iter().map(|job| (job.id, job.callback.unwrap().failures)).collect::<Vec<_>>()
+    };
+    assert_eq!(due().await, []);
+    store.cancel(id).await.unwrap();
+    assert_eq!(due().await, [(id, 0)]);
+    store.callback_tried(id, 0, Tried::Again(SECOND * 30)).await.unwrap();
+    assert_eq!(due().await, []);
+    house.pass(SECOND * 31).await;
+    assert_eq!(due().await, [(id, 1)]);
+    store.callback_tried(id, 0, Tried::Settled).await.unwrap();
+    assert_eq!(due().await, []);
+    // What is settled stays settled, whatever is said late.
+    store.callback_tried(id, 0, Tried::Again(Duration::ZERO)).await.unwrap();
+    house.pass(SECOND).await;
+    assert_eq!(due().await, []);
+
+    assert!(store.retry(id).await.unwrap());
+    assert_eq!(due().await, []);
+    store.cancel(id).await.unwrap();
+    assert_eq!(due().await, [(id, 0)]);
+    store.callback_tried(id, 0, Tried::Settled).await.unwrap();
+    assert_eq!(due().await, [(id, 0)], "the word of run 0 is not that of run 1");
+    store.tombstone(id).await.unwrap();
+    assert_eq!(due().await, []);
+    let quiet = JobId::new(Stamp(1));
+    store.create_job(NewJob { id: quiet, callback_url: None, ..new_job() }).await.unwrap();
+    store.cancel(quiet).await.unwrap();
+    assert_eq!(due().await, []);
 }

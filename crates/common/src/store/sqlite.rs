@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{
-    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, NewJob, Output, Renewal, Reported, Setback,
-    StoreError, Unanswered,
+    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, NewJob, Offer, Output, Queue, Renewal, Reported,
+    Seen, Setback, StoreError, Tried, Unanswered, Upkeep, Worker,
 };
 use crate::clock::{Clock, Stamp};
 use crate::job::{Failure, JobId, Status};
@@ -25,6 +26,7 @@ use crate::segment::{Cut, Lease, Segment};
 mod jobs;
 mod rows;
 mod schema;
+mod upkeep;
 mod work;
 
 /// How long a call waits for another process that is writing.
@@ -49,6 +51,10 @@ impl SqliteStore {
             StoreError::Corrupt(what) => StoreError::Corrupt(format!("{}: {what}", path.display())),
         };
         let mut connection = Connection::open(path).map_err(|error| in_path(error.into()))?;
+        let sql_clock = clock.clone();
+        connection
+            .create_scalar_function("clock", 0, FunctionFlags::default(), move |_| Ok(sql_clock.now().0))
+            .map_err(|error| in_path(error.into()))?;
         schema::prepare(&mut connection).map_err(in_path)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), clock })
     }
@@ -93,9 +99,9 @@ impl SqliteStore {
 
     async fn read<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        call: impl FnOnce(&Transaction<'_>, Stamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.call(TransactionBehavior::Deferred, |transaction, _| call(transaction)).await
+        self.call(TransactionBehavior::Deferred, call).await
     }
 }
 
@@ -138,7 +144,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.read(move |tx| Ok(rows::job(tx, id)?.map(|doc| doc.job))).await
+        self.read(move |tx, _| Ok(rows::job(tx, id)?.map(|doc| doc.job))).await
     }
 
     async fn jobs(
@@ -148,15 +154,16 @@ impl JobStore for SqliteStore {
         statuses: &[Status],
     ) -> Result<Vec<Job>, StoreError> {
         let statuses = statuses.to_vec();
-        self.read(move |tx| jobs::list(tx, before, limit, &statuses)).await
+        self.read(move |tx, _| jobs::list(tx, before, limit, &statuses)).await
     }
 
     async fn segments(&self, job: JobId) -> Result<Vec<Segment>, StoreError> {
-        self.read(move |tx| Ok(rows::segments(tx, job)?.into_iter().map(|doc| doc.segment).collect())).await
+        self.read(move |tx, _| Ok(rows::segments(tx, job)?.into_iter().map(|doc| doc.segment).collect()))
+            .await
     }
 
     async fn counts(&self, job: JobId) -> Result<Counts, StoreError> {
-        self.read(move |tx| rows::counts(tx, job)).await
+        self.read(move |tx, _| rows::counts(tx, job)).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Option<Claimed>, StoreError> {
@@ -201,7 +208,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn unsettled(&self) -> Result<Vec<JobId>, StoreError> {
-        self.read(|tx| jobs::unsettled(tx)).await
+        self.read(|tx, _| jobs::unsettled(tx)).await
     }
 
     async fn fail(&self, id: JobId, failure: Failure) -> Result<bool, StoreError> {
@@ -222,6 +229,57 @@ impl JobStore for SqliteStore {
 
     async fn remove(&self, id: JobId) -> Result<(), StoreError> {
         self.write(move |tx, _| jobs::remove(tx, id)).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for SqliteStore {
+    async fn now(&self) -> Result<Stamp, StoreError> {
+        Ok(self.clock.now())
+    }
+
+    async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
+        self.read(|tx, now| upkeep::queues(tx, now)).await
+    }
+
+    async fn announce(&self, worker: &Worker) -> Result<(), StoreError> {
+        let worker = worker.clone();
+        self.write(move |tx, now| upkeep::announce(tx, &worker, now)).await
+    }
+
+    async fn retire(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.write(move |tx, _| upkeep::retire(tx, &name)).await
+    }
+
+    async fn workers(&self, within: Duration) -> Result<Vec<Seen>, StoreError> {
+        self.read(move |tx, now| upkeep::workers(tx, within, now)).await
+    }
+
+    async fn offer(&self) -> Result<Option<Offer>, StoreError> {
+        self.read(|tx, _| upkeep::offer(tx)).await
+    }
+
+    async fn tie(&self, key: &str, id: JobId, time: Duration) -> Result<JobId, StoreError> {
+        let key = key.to_owned();
+        self.write(move |tx, now| upkeep::tie(tx, &key, id, time, now)).await
+    }
+
+    async fn hold(&self, duty: &str, holder: &str, time: Duration) -> Result<bool, StoreError> {
+        let (duty, holder) = (duty.to_owned(), holder.to_owned());
+        self.write(move |tx, now| upkeep::hold(tx, &duty, &holder, time, now)).await
+    }
+
+    async fn ended(&self, age: Duration, limit: u32) -> Result<Vec<JobId>, StoreError> {
+        self.read(move |tx, now| upkeep::ended(tx, age, limit, now)).await
+    }
+
+    async fn due_callbacks(&self, limit: u32) -> Result<Vec<Job>, StoreError> {
+        self.read(move |tx, now| upkeep::due_callbacks(tx, limit, now)).await
+    }
+
+    async fn callback_tried(&self, id: JobId, run: u32, tried: Tried) -> Result<(), StoreError> {
+        self.write(move |tx, now| upkeep::callback_tried(tx, id, run, tried, now)).await
     }
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::super::rules::{Book, FirstClaims, JobDoc, SegmentDoc, Verdict, derive};
-use super::super::{Job, NewJob, Reported, StoreError, reported_event};
+use super::super::{Callback, Job, NewJob, Reported, StoreError, reported_event};
 use super::rows;
 use crate::clock::Stamp;
 use crate::job::{Ended, Event, Failure, JobId, Status, Timeline};
@@ -13,7 +13,7 @@ pub(super) fn create(tx: &Connection, new: NewJob, now: Stamp) -> Result<Job, St
     if let Some(doc) = rows::job(tx, new.id)? {
         return Ok(doc.job);
     }
-    let NewJob { id, filename, source, settings, priority } = new;
+    let NewJob { id, filename, source, settings, priority, callback_url } = new;
     let job = Job {
         id,
         filename,
@@ -30,6 +30,7 @@ pub(super) fn create(tx: &Connection, new: NewJob, now: Stamp) -> Result<Job, St
         not_before: None,
         lease: None,
         deleted: None,
+        callback: callback_url.map(Callback::new),
     };
     let doc = JobDoc { job, book: Book::default(), claimed: FirstClaims::default() };
     rows::save_job(tx, &doc)?;
@@ -55,7 +56,7 @@ pub(super) fn list(
     .collect()
 }
 
-fn id_of(text: &str) -> Result<JobId, StoreError> {
+pub(super) fn id_of(text: &str) -> Result<JobId, StoreError> {
     text.parse().map_err(|error| StoreError::Corrupt(format!("{text:?}: {error}")))
 }
 
@@ -166,6 +167,11 @@ pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, Stor
     };
     job.job.timeline = timeline;
     job.job.run += 1;
+    job.job.callback = job
+        .job
+        .callback
+        .take()
+        .map(|callback| Callback { settled: callback.settled, ..Callback::new(callback.url) });
     again(&mut job.piece());
     if job.job.state == State::Waiting(Stage::Index) {
         hold(&mut segments);

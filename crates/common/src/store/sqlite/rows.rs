@@ -10,12 +10,12 @@ use crate::clock::Stamp;
 use crate::job::{JobId, ModelKey};
 use crate::segment::{LeaseRecord, Stage, State};
 
-fn to_text<T: Serialize>(document: &T) -> Result<String, StoreError> {
+pub(super) fn to_text<T: Serialize>(document: &T) -> Result<String, StoreError> {
     serde_json::to_string(document)
         .map_err(|error| StoreError::Corrupt(format!("cannot be written: {error}")))
 }
 
-fn from_row<T: DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result<Result<T, StoreError>> {
+pub(super) fn from_row<T: DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result<Result<T, StoreError>> {
     let text = row.get_ref("doc")?.as_str()?;
     Ok(serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
 }
@@ -38,7 +38,8 @@ fn state_text(state: &State) -> &'static str {
 struct Turn<'a> {
     stage: Option<&'static str>,
     model: String,
-    ready: i64,
+    /// When it may be claimed; none: since now.
+    ready: Option<i64>,
     avoid: Option<&'a str>,
     avoid_until: Option<i64>,
     token: Option<&'a str>,
@@ -60,7 +61,7 @@ impl<'a> Turn<'a> {
         Self {
             stage,
             model: model_text(&job.settings.model),
-            ready: lease.map(|lease| lease.expires).max(not_before).map_or(i64::MIN, |stamp| stamp.0),
+            ready: lease.map(|lease| lease.expires).max(not_before).map(|stamp| stamp.0),
             avoid: book.avoid.as_ref().map(|avoid| avoid.worker.as_str()),
             avoid_until: book.avoid.as_ref().map(|avoid| avoid.until.0),
             token: lease.map(|lease| lease.token.as_str()),
@@ -73,11 +74,13 @@ pub(super) fn save_job(tx: &Connection, doc: &JobDoc) -> Result<(), StoreError> 
     let JobDoc { job, book, .. } = doc;
     let turn = Turn::new(job, &job.state, job.not_before, job.lease.as_ref(), book);
     let unsettled = job.deleted.is_some() || !job.timeline.status().is_final();
+    let ended = job.timeline.process_end.filter(|_| job.deleted.is_none());
+    let callback = job.callback.as_ref().and_then(|callback| callback.due(job.run, ended?));
     tx.prepare_cached(
         "INSERT OR REPLACE INTO jobs (id, status, unsettled, deleted, stage, model, priority, rank, ready, avoid,
-             avoid_until, token, last_token, doc)
-         VALUES (:id, :status, :unsettled, :deleted, :stage, :model, :priority, :rank, :ready, :avoid, :avoid_until,
-             :token, :last_token, :doc)",
+             avoid_until, token, last_token, ended, callback, doc)
+         VALUES (:id, :status, :unsettled, :deleted, :stage, :model, :priority, :rank, COALESCE(:ready, clock()),
+             :avoid, :avoid_until, :token, :last_token, :ended, :callback, :doc)",
     )?
     .execute(named_params! {
         ":id": job.id.to_string(),
@@ -93,6 +96,8 @@ pub(super) fn save_job(tx: &Connection, doc: &JobDoc) -> Result<(), StoreError> 
         ":avoid_until": turn.avoid_until,
         ":token": turn.token,
         ":last_token": turn.last_token,
+        ":ended": ended.map(|stamp| stamp.0),
+        ":callback": callback.map(|stamp| stamp.0),
         ":doc": to_text(doc)?,
     })?;
     Ok(())
@@ -105,8 +110,8 @@ pub(super) fn save_segment(tx: &Connection, job: &Job, doc: &SegmentDoc) -> Resu
     tx.prepare_cached(
         "INSERT OR REPLACE INTO segments (job, number, state, stage, model, priority, rank, ready, avoid,
              avoid_until, token, last_token, pack_bytes, doc)
-         VALUES (:job, :number, :state, :stage, :model, :priority, :rank, :ready, :avoid, :avoid_until,
-             :token, :last_token, :pack_bytes, :doc)",
+         VALUES (:job, :number, :state, :stage, :model, :priority, :rank, COALESCE(:ready, clock()), :avoid,
+             :avoid_until, :token, :last_token, :pack_bytes, :doc)",
     )?
     .execute(named_params! {
         ":job": segment.job.to_string(),

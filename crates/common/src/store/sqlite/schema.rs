@@ -15,7 +15,8 @@ const VERSION: i64 = 1;
 //
 // `stage` is the stage a row may be claimed for: null unless it waits for one and its job is live, so that
 // the partial index holds what is claimable, however many jobs are over. `ready` is when: the end of its
-// lease or of its backoff. `state` is where a segment stands, whether or not it may be claimed.
+// lease or of its backoff, else the moment it came to wait. `ended` is null for jobs being deleted, `callback`
+// when word of a job's end is due. `state` is where a segment stands, whether or not it may be claimed.
 const TABLES: &str = "
 CREATE TABLE jobs (
     id TEXT PRIMARY KEY,
@@ -31,12 +32,16 @@ CREATE TABLE jobs (
     avoid_until INTEGER,
     token TEXT,
     last_token TEXT,
+    ended INTEGER,
+    callback INTEGER,
     doc TEXT NOT NULL
 ) STRICT;
 CREATE INDEX jobs_turn ON jobs (stage, priority, rank, id, ready) WHERE stage IS NOT NULL;
 CREATE INDEX jobs_token ON jobs (token) WHERE token IS NOT NULL;
 CREATE INDEX jobs_last_token ON jobs (last_token) WHERE last_token IS NOT NULL;
 CREATE INDEX jobs_unsettled ON jobs (id) WHERE unsettled = 1;
+CREATE INDEX jobs_ended ON jobs (ended) WHERE ended IS NOT NULL;
+CREATE INDEX jobs_callback ON jobs (callback) WHERE callback IS NOT NULL;
 
 CREATE TABLE segments (
     job TEXT NOT NULL,
@@ -69,6 +74,24 @@ CREATE TABLE turns (
     stage TEXT NOT NULL,
     rank INTEGER NOT NULL,
     PRIMARY KEY (priority, stage)
+) STRICT;
+
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY,
+    seen INTEGER NOT NULL,
+    here INTEGER NOT NULL,
+    offers INTEGER NOT NULL,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE TABLE ties (
+    key TEXT PRIMARY KEY,
+    job TEXT NOT NULL,
+    until INTEGER NOT NULL
+) STRICT;
+CREATE TABLE duties (
+    duty TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until INTEGER NOT NULL
 ) STRICT;
 ";
 

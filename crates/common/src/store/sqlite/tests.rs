@@ -13,6 +13,7 @@ use super::*;
 use crate::clock::{ManualClock, SystemClock};
 use crate::job::Plan;
 use crate::segment::{Stage, State, Token};
+use crate::store::Store;
 use crate::store::contract::{House, cuts, film, new_job, plan, step};
 
 struct OneFile {
@@ -32,12 +33,12 @@ impl OneFile {
 
 #[async_trait]
 impl House for OneFile {
-    fn store(&self) -> Arc<dyn JobStore> {
+    fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 
     /// A second connection to the same file, as another process would have.
-    fn another(&self) -> Arc<dyn JobStore> {
+    fn another(&self) -> Arc<dyn Store> {
         let path = self.folder.path().join("jobs.db");
         Arc::new(SqliteStore::open(&path, self.clock.clone()).unwrap())
     }
