@@ -17,7 +17,6 @@ use crate::progress::Display;
 use crate::report::{self, Outcome, Report};
 use crate::run_folder::{Run, RunFolder, Video};
 use crate::sources::{self, SourceFile};
-use crate::weights;
 
 const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
@@ -35,7 +34,7 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
     }
     let model = match &arguments.model {
         Some(path) => path.clone(),
-        None => weights::default_path()?,
+        None => infer::weights::default_path()?,
     };
     let model =
         ModelFile::open(&model).with_context(|| format!("The weights {} cannot be used", model.display()))?;

@@ -11,7 +11,6 @@ mod progress;
 mod report;
 mod run_folder;
 mod sources;
-mod weights;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

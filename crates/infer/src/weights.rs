@@ -51,6 +51,35 @@ pub enum ModelError {
     Network(#[from] ssd300::NetworkError),
 }
 
+/// The weights that came with Boxreel are not where they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "The weights ({FILE}) are in none of: {}. Name them with --model or BOXREEL_MODEL.",
+    .0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+)]
+pub struct NoWeights(pub Vec<PathBuf>);
+
+const FILE: &str = "ssd300-v0.safetensors";
+
+/// The weights that came with Boxreel: beside the program, in an installation's `share/boxreel/models`, in the
+/// present folder's `models`, or in the tree the program was built in.
+///
+/// # Errors
+/// When they are in none of these places; the sentence names them.
+pub fn default_path() -> Result<PathBuf, NoWeights> {
+    let mut places = Vec::new();
+    if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        places.push(folder.join("models"));
+        places.push(folder.join("../share/boxreel/models"));
+    }
+    places.push(PathBuf::from("models"));
+    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"));
+    match places.iter().map(|place| place.join(FILE)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => Err(NoWeights(places)),
+    }
+}
+
 /// A weights file that was read once and found to fit: its identity, not its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {

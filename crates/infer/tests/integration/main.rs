@@ -1,6 +1,7 @@
 //! What users of the detector would notice.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod api;
 mod convert;
 mod detector;
 mod golden;
