@@ -36,7 +36,8 @@ pub struct DetectArgs {
     #[arg(long)]
     pub exist_ok: bool,
 
-    /// Draw, count and write to txt only detections of at least this score (0 to 1).
+    /// Draw, count and write to txt only detections of at least this score (0 to 1). The JSON and the CSV hold all
+    /// from 0.05 up, so that the threshold can be chosen again later.
     #[arg(long, default_value_t = 0.3, value_parser = fraction)]
     pub conf: f32,
 
@@ -48,7 +49,7 @@ pub struct DetectArgs {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_det: u32,
 
-    /// Only these classes, by name, separated by commas: person,car.
+    /// Draw, count and write to txt only these classes, by name, separated by commas: person,car.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub classes: Vec<String>,
 
