@@ -164,6 +164,8 @@ fn open_decoder(input: &Input, stream: usize, threads: usize) -> Result<decoder:
             return Err(changed());
         }
         c.pkt_timebase = (*pointer).time_base;
+        // MPEG-4 whose headers are damaged counts time by it.
+        c.framerate = (*pointer).avg_frame_rate;
         c.thread_count = c_int::try_from(threads).unwrap_or(1).max(1);
         c.thread_type = ffi::FF_THREAD_FRAME | ffi::FF_THREAD_SLICE;
         if c.codec_id == ffi::AVCodecID::AV_CODEC_ID_H264 {
