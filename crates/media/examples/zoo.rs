@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[allow(dead_code, reason = "some of it is for other tests")]
 #[path = "../tests/zoo/bits.rs"]
 mod bits;
 #[allow(dead_code, reason = "what must come out of a clip matters to the test only")]

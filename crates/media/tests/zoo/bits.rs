@@ -323,3 +323,45 @@ pub fn avi(codec: &[u8; 4], (width, height): (u32, u32), rate: u32, chunks: &[Ve
     let content = [list(b"hdrl", &header.concat()), list(b"movi", &body), chunk(b"idx1", &index)].concat();
     chunk(b"RIFF", &[&b"AVI "[..], &content].concat())
 }
+
+/// Makes the video of a MOV lie in another file, `path`, by an alias record in its data reference (QuickTime File
+/// Format, "Data Reference Atoms"; the record as the Finder wrote it).
+pub fn mov_with_reference(bytes: &[u8], path: &str) -> Vec<u8> {
+    let mut record = vec![0; 10];
+    record.extend([0; 1 + 27]); // volume
+    record.extend([0; 12]);
+    let name = path.rsplit('/').next().unwrap_or(path).as_bytes();
+    record.push(name.len().min(63) as u8);
+    record.extend(name.iter().copied().chain(std::iter::repeat(0)).take(63));
+    record.extend([0; 16]);
+    record.extend([0, 1, 0, 1]); // levels up and down
+    record.extend([0; 16]);
+    record.extend([0, 2]); // absolute path
+    record.extend((path.len() as u16).to_be_bytes());
+    record.extend(path.as_bytes());
+    if path.len() % 2 == 1 {
+        record.push(0);
+    }
+    record.extend([0xff, 0xff, 0, 0]);
+    let entry = [&(12 + record.len() as u32).to_be_bytes()[..], b"alis", &[0; 4], &record].concat();
+
+    let mut file = bytes.to_vec();
+    let mut at = 0;
+    let mut grown = Vec::new();
+    for kind in [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"] {
+        while &file[at + 4..at + 8] != kind {
+            at += u32::from_be_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        }
+        grown.push(at);
+        at += 8;
+    }
+    // Version, flags and the number of entries; then the one entry, which says "in this file".
+    let old = at + 8..at + 8 + u32::from_be_bytes(file[at + 8..at + 12].try_into().unwrap()) as usize;
+    let more = entry.len() as u32 - old.len() as u32;
+    for begin in grown {
+        let size = u32::from_be_bytes(file[begin..begin + 4].try_into().unwrap()) + more;
+        file[begin..begin + 4].copy_from_slice(&size.to_be_bytes());
+    }
+    file.splice(old, entry);
+    file
+}

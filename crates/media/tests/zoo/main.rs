@@ -16,9 +16,12 @@ use libtest_mimic::{Failed, Trial};
 mod bits;
 mod clips;
 mod colour;
+mod fence;
+mod fuzz;
 mod prove;
 mod shown;
 mod sound;
+mod tasks;
 
 /// Rows of a table, filled by trials that run side by side, in the order of the cases.
 #[derive(Clone, Default)]
@@ -45,7 +48,14 @@ fn all_right(wrong: &[String]) -> Result<(), Failed> {
 const SYNC: f64 = 0.005;
 const LEVELS: u8 = 3;
 
+/// Damaged clips that are tried.
+fn damaged(long: bool) -> usize {
+    let asked = std::env::var("BOXREEL_DAMAGED").ok().and_then(|count| count.parse().ok());
+    asked.unwrap_or(if long { 10_000 } else { 216 })
+}
+
 fn main() -> ExitCode {
+    tasks::registry().serve_if_child();
     let arguments = libtest_mimic::Arguments::from_args();
     let long = std::env::var_os("BOXREEL_LONG").is_some();
     let (clips, sounds, colours) = (Table::default(), Table::default(), Table::default());
@@ -86,6 +96,24 @@ fn main() -> ExitCode {
             if rise && greys.iter().all(right) { Ok(()) } else { Err(Failed::from(format!("{greys:?}"))) }
         }));
     }
+    let fences: [(_, fn()); 4] = [
+        ("no_file_leads_to_another", fence::no_file_leads_to_another),
+        ("a_link_to_another_file_is_refused_inside", fence::a_link_to_another_file_is_refused_inside),
+        ("a_full_disk_and_a_size_limit_are_said", fence::a_full_disk_and_a_size_limit_are_said),
+        ("a_memory_limit_ends_the_child_only", fence::a_memory_limit_ends_the_child_only),
+    ];
+    for (name, check) in fences {
+        trials.push(Trial::test(format!("fence::{name}"), move || {
+            check();
+            Ok(())
+        }));
+    }
+    trials.push(Trial::test("damaged::index_and_decode", move || {
+        let first = std::env::var("BOXREEL_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let ends = fuzz::run(damaged(long), first);
+        println!("{} damaged clips: {:?}, the slowest {:.1?}", damaged(long), ends.counts, ends.slowest);
+        all_right(&ends.wrong)
+    }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if long {
         clips.print(prove::HEADER);
