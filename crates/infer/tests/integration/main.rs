@@ -1,8 +1,10 @@
 //! What users of the detector would notice.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod checkpoint;
 mod convert;
 mod detector;
 mod golden;
 mod grown;
+mod torch_file;
 mod weights;
