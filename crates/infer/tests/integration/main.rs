@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod api;
+mod checkpoint;
 mod convert;
 mod detector;
 mod golden;
 mod grown;
+mod torch_file;
 mod weights;
