@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::EvalArgs;
-use crate::weights;
+use infer::weights;
 use progress::Progress;
 use score::Score;
 use truth::{Picture, Truth};
