@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use infer::{DeviceChoice, PrecisionChoice};
 
+use crate::serve::ServeArgs;
+
 /// Finds and names objects in videos.
 #[derive(Debug, Parser)]
 #[command(name = "boxreel", version, about, arg_required_else_help = true)]
@@ -19,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Box and name every object in videos: writes annotated copies, and the detections as data.
     Detect(DetectArgs),
+    /// Serve the web pages and the REST interface, all in one process.
+    Serve(Box<ServeArgs>),
     /// Measure how well a model finds the objects that are marked in pictures: COCO's AP and AR.
     Eval(EvalArgs),
 }

@@ -11,11 +11,13 @@ mod pipeline;
 mod progress;
 mod report;
 mod run_folder;
+pub mod serve;
 mod sources;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use common::service::program;
 use media::child::Registry;
 
 /// What this program does when it is started as a child of itself.
@@ -31,6 +33,17 @@ pub fn children() -> Registry {
 /// Runs a command to its end. Exit codes: 0 all well, 1 something failed, 2 wrong usage, 130 interrupted.
 #[must_use]
 pub fn run(cli: cli::Cli) -> ExitCode {
+    match cli.command {
+        cli::Command::Detect(arguments) => command(|| detect::run(arguments)),
+        cli::Command::Eval(arguments) => command(|| eval::run(arguments)),
+        cli::Command::Serve(arguments) => {
+            program::check_environment();
+            program::run("boxreel", &arguments.service.logs.clone(), |stop| serve::run(arguments, stop))
+        }
+    }
+}
+
+fn command<F: Future<Output = anyhow::Result<ExitCode>>>(run: impl FnOnce() -> F) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOXREEL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt()
@@ -41,12 +54,7 @@ pub fn run(cli: cli::Cli) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(async {
-                match cli.command {
-                    cli::Command::Detect(arguments) => detect::run(arguments).await,
-                    cli::Command::Eval(arguments) => eval::run(arguments).await,
-                }
-            });
+            let ended = runtime.block_on(run());
             // A batch still in the network may take seconds; nothing waits for its result any more.
             runtime.shutdown_background();
             ended

@@ -18,6 +18,16 @@ impl Stamp {
         Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// As programs exchange it: `2022-08-30T08:17:13.663000Z` (RFC 3339).
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+            // Centuries that no four digits can write; nothing of ours is stamped then.
+            Err(_) => "9999-12-31T23:59:59.999999Z".to_owned(),
+        }
+    }
+
     /// Time from `earlier` to this stamp; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -42,10 +42,16 @@ impl Volume {
         &self.root
     }
 
+    /// The folder of uploads.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("src")
+    }
+
     /// Where uploads lie whole.
     #[must_use]
     pub fn upload(&self, job: JobId) -> PathBuf {
-        self.root.join("src").join(job.to_string())
+        self.uploads().join(job.to_string())
     }
 
     /// The folder of one job.

@@ -1,6 +1,7 @@
 //! What every service is made of: its store and volume, worker loops, an HTTP server with probes and metrics,
 //! and an orderly end.
 
+use std::pin::Pin;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub struct StageWork {
     pub work: Arc<dyn Work>,
 }
 
+/// Brings gauges up to date; called before `/metrics` is answered.
+pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// A running service's parts, shared by its loops and handlers.
 #[derive(Clone)]
 pub struct Service {
@@ -75,6 +79,7 @@ pub struct Service {
     pub health: Health,
     /// Cancelled when the service is to end.
     pub stop: CancellationToken,
+    refresh: Option<Refresh>,
     lease: Duration,
     stall: Duration,
     deadline: Duration,
@@ -102,6 +107,7 @@ impl Service {
             registry: Registry::new(),
             health,
             stop,
+            refresh: None,
             lease: Duration::from_secs(args.lease_seconds),
             stall: Duration::from_secs(args.stall_seconds),
             deadline: Duration::from_secs(args.shutdown_seconds),
@@ -114,6 +120,12 @@ impl Service {
         self.lease
     }
 
+    /// How long open requests and work in hand may take to end.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     /// Starts to report to the pre at `url`, if one is named.
     ///
     /// # Errors
@@ -122,6 +134,12 @@ impl Service {
         let Some(url) = url else { return Ok(None) };
         let client = TimelineClient::new(url, token)?;
         Ok(Some(timeline::start(client, self.store.clone(), self.stop.clone())))
+    }
+
+    /// Has `refresh` bring gauges up to date whenever somebody asks for the metrics.
+    #[must_use]
+    pub fn refreshing(self, refresh: Refresh) -> Self {
+        Self { refresh: Some(refresh), ..self }
     }
 
     /// Works on `stages` and serves `router` (with `/healthz`, `/readyz` and `/metrics` added) at `listener` until
@@ -185,10 +203,15 @@ fn probes(service: &Service) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .with_state(service.health.clone())
-        .route("/metrics", get(metrics).with_state(service.registry.clone()))
+        .route("/metrics", get(metrics).with_state((service.registry.clone(), service.refresh.clone())))
 }
 
-async fn metrics(State(registry): State<Registry>) -> Result<impl IntoResponse, HttpError> {
+async fn metrics(
+    State((registry, refresh)): State<(Registry, Option<Refresh>)>,
+) -> Result<impl IntoResponse, HttpError> {
+    if let Some(refresh) = refresh {
+        refresh().await;
+    }
     let text = TextEncoder::new().encode_to_string(&registry.gather()).map_err(HttpError::internal)?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text))
 }

@@ -1,12 +1,20 @@
-//! The front of the house: the stages that read a video (index, decode), and the reconciler that keeps
-//! every job's timeline true to its segments.
+//! The front of the house: the REST interface, uploads, the stages that read a video (index, decode), the
+//! reconciler that keeps every job's timeline true to its segments, and the duties of the house (callbacks,
+//! removing what is over).
 //!
 //! Never in here: tensors, drawing, encoding. FFmpeg is reached through `media` only, and only in its
-//! child processes.
+//! child processes; no HTTP handler waits for it.
 
+mod api;
+pub mod app;
+pub mod args;
 pub mod decode;
+mod duty;
 pub mod index;
+mod metrics;
 pub mod reconcile;
 
+pub use app::{App, children, duties, router, run, serve, stages};
+pub use args::{PORT, PreArgs, PreSettings, Retention};
 pub use decode::{DecodeStage, DecodeTask};
 pub use index::{IndexStage, IndexTask};

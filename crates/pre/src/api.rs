@@ -1,0 +1,89 @@
+//! The REST interface: one file a resource. What the handlers say about themselves becomes `/openapi.json`.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use common::http_error::HttpError;
+use common::service::auth::Gate;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+mod events;
+mod extract;
+mod files;
+mod jobs;
+mod timeline;
+mod upload;
+mod view;
+
+pub(crate) use events::Feed;
+pub(crate) use upload::free_space;
+
+/// What the document says of the interface as a whole.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Boxreel",
+    description = "Upload a video, get it back with every object boxed and named, and the detections as data."
+))]
+struct Document;
+
+/// All routes.
+pub(crate) fn router(app: App) -> Router {
+    let users = OpenApiRouter::new()
+        .routes(routes!(jobs::list, upload::create))
+        .routes(routes!(jobs::show, jobs::remove))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(events::follow))
+        .routes(routes!(files::mp4))
+        .routes(routes!(files::avi))
+        .routes(routes!(files::poster))
+        .routes(routes!(files::source))
+        .route_layer(middleware::from_fn_with_state(app.gates.api.clone(), guard));
+    let workers = OpenApiRouter::new()
+        .routes(routes!(timeline::show, timeline::put, timeline::post))
+        .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
+    let (router, document) =
+        OpenApiRouter::with_openapi(Document::openapi()).merge(users).merge(workers).split_for_parts();
+    let _ = document;
+    router.fallback(nothing_there).method_not_allowed_fallback(not_this_way).with_state(app)
+}
+
+/// Lets only requests with the right token pass.
+async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Result<Response, HttpError> {
+    if gate.admits_request(request.headers()) {
+        Ok(next.run(request).await)
+    } else {
+        Err(HttpError::unauthorized())
+    }
+}
+
+async fn nothing_there(request: Request) -> HttpError {
+    HttpError::not_found(format!("There is nothing at {}.", request.uri().path()))
+}
+
+async fn not_this_way(method: Method, request: Request) -> HttpError {
+    HttpError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{method} is not for {}.", request.uri().path()),
+    )
+}
+
+/// A client for services of the house, such as infer.
+pub(crate) fn client(infer: Option<&str>) -> anyhow::Result<reqwest::Client> {
+    if let Some(url) = infer {
+        let sound = reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        anyhow::ensure!(
+            sound,
+            "{url:?} is no address of infer: set BOXREEL_INFER_URL, such as http://infer:8081."
+        );
+    }
+    common::service::crypto();
+    Ok(reqwest::Client::builder().connect_timeout(std::time::Duration::from_secs(3)).build()?)
+}

@@ -1,0 +1,9 @@
+//! pre over HTTP, as its clients and workers meet it: the real router on a real store, on a free port.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
+
+mod house;
+mod jobs;
+mod results;
+mod timeline;
+mod uploads;
