@@ -41,9 +41,8 @@ fn results(folder: &Path) -> (Vec<u8>, String, String) {
 #[test]
 fn a_killed_run_is_continued_and_ends_as_if_nothing_had_happened() {
     let (calm, stormy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    for folder in [&calm, &stormy] {
-        clip(folder.path(), "film.mp4", 200);
-    }
+    // Copied, because x264 on several threads does not always make the same clip twice.
+    fs::copy(clip(calm.path(), "film.mp4", 200), stormy.path().join("film.mp4")).unwrap();
     let output = boxreel(calm.path()).args(ARGUMENTS).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
 
