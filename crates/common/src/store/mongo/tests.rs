@@ -12,6 +12,7 @@ mod faults;
 mod half_done;
 mod plans;
 mod storm;
+mod wakes;
 
 const LEASE: Duration = Duration::from_secs(30);
 
