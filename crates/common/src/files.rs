@@ -317,6 +317,25 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// One sentence for the user on something that could not be read or written: `doing` completes "could not …".
+#[must_use]
+pub fn trouble(doing: &str, error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            format!("The disk is full: could not {doing}. Free some space and try again.")
+        }
+        Kind::FileTooLarge => format!(
+            "Could not {doing}: the file grew beyond the largest allowed here. Raise the file size limit, or split \
+             the video."
+        ),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            format!("No permission to {doing}. Check who owns the folder and whether it is read-only.")
+        }
+        _ => format!("Could not {doing}: {error}. Check the disk and try again."),
+    }
+}
+
 /// Publishes `bytes` as the file at `path`.
 ///
 /// # Errors

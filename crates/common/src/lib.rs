@@ -5,13 +5,18 @@
 //! the volume is spelt in [`files`] only, and only the modules under [`store`] know a database.
 
 pub mod clock;
+pub mod config;
 pub mod detection;
 pub mod files;
+pub mod http_error;
 pub mod input;
 pub mod job;
 pub mod labels;
 pub mod meter;
+pub mod metrics;
 pub mod pack;
 pub mod segment;
+pub mod service;
 pub mod store;
+pub mod timeline;
 pub mod worker;

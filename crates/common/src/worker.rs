@@ -17,8 +17,10 @@ use tracing::{error, info, warn};
 
 use crate::job::JobId;
 use crate::meter::Meter;
+use crate::metrics::LoopMetrics;
 use crate::segment::{Lease, Segment, Stage, Token};
 use crate::store::{ClaimRequest, Claimed, Job, JobStore, Output, StoreError};
+use crate::timeline::Reports;
 
 mod hints;
 mod slot;
@@ -108,6 +110,13 @@ impl JobError {
         Self::Retry { message: message.into(), source: Cause::of(&*source) }
     }
 
+    /// Something on the volume could not be read or written, which may go well another time: `doing` completes
+    /// "could not …".
+    #[must_use]
+    pub fn storage(doing: &str, error: std::io::Error) -> Self {
+        Self::retry_because(crate::files::trouble(doing, &error), error)
+    }
+
     /// It failed, and will again.
     #[must_use]
     pub fn fail(message: impl Into<String>) -> Self {
@@ -126,7 +135,7 @@ impl JobError {
 pub struct Control {
     progress: Arc<AtomicU64>,
     cancelled: CancellationToken,
-    meter: Option<(Arc<Meter>, JobId, Stage)>,
+    meter: Option<(Arc<Meter>, LoopMetrics, JobId, Stage)>,
 }
 
 impl Control {
@@ -136,18 +145,19 @@ impl Control {
         Self::default()
     }
 
-    /// A control whose ticks `meter` counts as `stage`'s work on `job`.
+    /// A control whose ticks `meter` and `metrics` count as `stage`'s work on `job`.
     #[must_use]
-    pub fn metered(meter: Arc<Meter>, job: JobId, stage: Stage) -> Self {
-        Self { meter: Some((meter, job, stage)), ..Self::default() }
+    pub fn metered(meter: Arc<Meter>, metrics: LoopMetrics, job: JobId, stage: Stage) -> Self {
+        Self { meter: Some((meter, metrics, job, stage)), ..Self::default() }
     }
 
     /// Says that `units` (frames, packets) more are done. Work that doesn't say so for
     /// [`LoopSettings::stall`] counts as hung.
     pub fn tick(&self, units: u64) {
         self.progress.fetch_add(units, Ordering::Relaxed);
-        if let Some((meter, job, stage)) = &self.meter {
+        if let Some((meter, metrics, job, stage)) = &self.meter {
             meter.add(*job, *stage, units);
+            metrics.frames(*stage, units);
         }
     }
 
@@ -224,6 +234,10 @@ pub struct LoopSettings {
     pub poll_max: Duration,
     /// Counts what the work ticks.
     pub meter: Arc<Meter>,
+    /// Counts what becomes of it.
+    pub metrics: LoopMetrics,
+    /// Where to note beginnings and ends of work, when pre is another process.
+    pub reports: Option<Reports>,
     /// Different jobs failed in a row after which the worker holds itself to be the one that is not well and
     /// claims no more. 0: never (where no other worker could take over).
     pub streak: usize,
@@ -242,6 +256,8 @@ impl LoopSettings {
             poll_min: Duration::from_millis(200),
             poll_max: Duration::from_secs(2),
             meter: Arc::default(),
+            metrics: LoopMetrics::default(),
+            reports: None,
             streak: MAX_STREAK,
         }
     }

@@ -7,11 +7,13 @@
 //! Never in here: tensors, uploads, pages. FFmpeg is reached through `media` only, and only in its child
 //! processes.
 
+pub mod args;
 pub mod assemble;
 pub mod draw;
 pub mod merge;
 pub mod outputs;
 pub mod render;
+pub mod service;
 
 pub use assemble::{AssembleStage, AssembleTask};
 pub use render::{RenderStage, RenderTask};

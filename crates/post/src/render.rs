@@ -163,7 +163,7 @@ impl Work for RenderStage {
                 .collect()
         })
         .await
-        .map_err(|error| JobError::retry_because("The encoded segment cannot be read back.", error))?;
+        .map_err(|error| JobError::storage("read the drawn frames back", error))?;
         Ok(Output::Rendered { encoded })
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, reason = "for tests")]
 
 mod clock;
+pub mod cluster;
 mod kept;
 mod mongod;
 

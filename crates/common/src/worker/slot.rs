@@ -10,8 +10,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use super::{Assignment, Control, Hints, JobError, LoopSettings, Work, jittered};
+use crate::job::JobId;
+use crate::metrics::Outcome;
 use crate::segment::{Lease, Stage};
+use crate::service::telemetry::join_trace;
 use crate::store::{Advanced, Claimed, JobStore, Output, Renewal, Setback, StoreError, Unanswered};
+use crate::timeline::Moment;
 
 /// How long work may take to stop once it was told to, before it is dropped.
 const GRACE: Duration = Duration::from_millis(500);
@@ -76,7 +80,11 @@ impl Slot {
             job.attempt = lease.attempt,
             duration_ms = field::Empty,
         );
-        let control = Control::metered(self.settings.meter.clone(), job.id, lease.stage);
+        let control =
+            Control::metered(self.settings.meter.clone(), self.settings.metrics.clone(), job.id, lease.stage);
+        join_trace(&span, job.id);
+        self.settings.metrics.claimed(lease.stage);
+        self.note(job.id, lease.stage, Moment::Claimed);
         let assignment = Arc::new(Assignment { lease, job, segment, control });
         self.hints.changed();
         self.work_in(assignment, asked).instrument(span).await
@@ -104,33 +112,49 @@ impl Slot {
                 (Some(Told::Stop), wind_up(&mut task).await)
             }
         };
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = began.elapsed();
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Span::current().record("duration_ms", duration_ms);
         let Some(Assignment { lease, job, segment, .. }) = Arc::into_inner(assignment) else {
             warn!("the work cannot be stopped; its lease is left to expire");
             return Ended::Quiet;
         };
+        let stage = lease.stage;
+        let count = |outcome| self.settings.metrics.ended(stage, outcome, took);
         let setback = match judge(result, told, &lease) {
             Verdict::Advance(output) => {
                 return match self.advance(lease, output, fence).await {
                     Ok(Advanced::Recorded) => {
                         info!(duration_ms, "done");
+                        count(Outcome::Done);
+                        self.note(job.id, stage, Moment::Advanced);
                         self.work.settled(&job, segment.as_ref()).await;
                         Ended::Recorded
                     }
                     Ok(Advanced::Lost) => {
                         info!(duration_ms, "done, but the lease was lost: nothing is recorded");
+                        count(Outcome::Lost);
                         Ended::Quiet
                     }
-                    Err(failed) => failed.map_or(Ended::Quiet, Ended::Failed),
+                    Err(failed) => {
+                        count(if failed.is_some() { Outcome::Retry } else { Outcome::Lost });
+                        failed.map_or(Ended::Quiet, Ended::Failed)
+                    }
                 };
             }
             Verdict::Quiet => {
                 debug!("stopped: the lease or the job is over");
+                count(Outcome::Lost);
                 return Ended::Quiet;
             }
             Verdict::SetBack(setback) => setback,
         };
+        count(match &setback {
+            Setback::HandBack => Outcome::HandedBack,
+            Setback::Retry { .. } => Outcome::Retry,
+            Setback::Fail { .. } => Outcome::Failed,
+            Setback::SendBack { .. } => Outcome::SentBack,
+        });
         let failed = Failed { lease, setback, fence };
         match (&failed.setback, told) {
             (Setback::Retry { .. }, _) => Ended::Failed(failed),
@@ -142,6 +166,12 @@ impl Slot {
                 self.report(failed).await;
                 Ended::Quiet
             }
+        }
+    }
+
+    fn note(&self, job: JobId, stage: Stage, moment: Moment) {
+        if let Some(reports) = &self.settings.reports {
+            reports.note(job, stage, moment);
         }
     }
 
@@ -295,7 +325,8 @@ fn judge(result: Option<Joined>, told: Option<Told>, lease: &Lease) -> Verdict {
         // What fails while it is being stopped fails because of that.
         (_, Some(Told::Stop)) => Verdict::SetBack(Setback::HandBack),
         (_, Some(Told::Stalled)) => retry(format!(
-            "The {stage} stage stopped making progress. Look at the worker's log, then retry the job."
+            "The {stage} stage made no progress for too long and was stopped: try again when the machine is less busy, \
+             and if that does not help, convert the video with another program."
         )),
         (Some(Ok(Err(error))), None) => match error {
             JobError::Retry { message, source } => {
