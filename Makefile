@@ -3,10 +3,10 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench clean
+.PHONY: help setup build demo test lint bench bench-store clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs: Debian packages, libtorch in .libtorch/
 	@scripts/setup.sh
@@ -28,6 +28,10 @@ lint: setup ## formatting, clippy, and the licences and origins of all dependenc
 
 bench: build ## time the old way and Boxreel side by side: make bench VIDEO=… ROUNDS=3
 	@scripts/bench.sh
+
+bench-store: setup ## time claims on both stores, with up to 10^6 segments waiting (some 15 minutes)
+	@scripts/fetch_mongod.sh
+	cargo run --release --locked --package common --example bench_store
 
 clean: ## remove what was built; libtorch and the tools stay
 	cargo clean

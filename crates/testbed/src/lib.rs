@@ -14,7 +14,7 @@ mod mongod;
 
 pub use clock::set_clock_off;
 pub use kept::spawn_kept;
-pub use mongod::{Mongod, Options, ReplicaSet};
+pub use mongod::{Mongod, ReplicaSet};
 
 /// A TCP port of the loopback address that nobody listens on at this moment.
 #[must_use]

@@ -18,13 +18,25 @@ use crate::kept::{Janitor, removed_in_the_end, spawn_kept};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// An authority, and a certificate for `localhost` that it signed. (Debian's ca-certificates brings openssl.)
+const CERTIFICATES: &str = "
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout authority.key -out authority.pem -days 2 -subj /CN=tests \\
+        -addext basicConstraints=critical,CA:TRUE
+    openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost
+    echo subjectAltName=DNS:localhost > names
+    openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names \\
+        -out server.crt
+    cat server.key server.crt > server.pem";
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+struct Options {
     /// A user and a password, without which the server does nothing.
-    pub login: Option<(String, String)>,
+    login: Option<(String, String)>,
     /// The name of the replica set it belongs to.
     replica_set: Option<String>,
+    /// Its certificate with key, if it takes encrypted connections only.
+    certificate: Option<PathBuf>,
 }
 
 /// One mongod with a folder of its own, on a free port of the loopback address. Killed and removed when dropped.
@@ -53,6 +65,25 @@ impl Mongod {
         let made = json!({ "createUser": user, "pwd": password, "roles": roles });
         run(&format!("mongodb://127.0.0.1:{}/?directConnection=true", server.port), "admin", &made);
         server
+    }
+
+    /// A server that takes encrypted connections only, under the name `localhost`; and the file with the authority
+    /// that signed its certificate.
+    #[must_use]
+    pub fn start_with_tls() -> (Self, PathBuf) {
+        let folder = tempfile::Builder::new().prefix("boxreel-tls-").tempdir().unwrap();
+        let made =
+            Command::new("sh").args(["-ec", CERTIFICATES]).current_dir(folder.path()).output().unwrap();
+        assert!(
+            made.status.success(),
+            "openssl makes no certificate: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let options = Options { certificate: Some(folder.path().join("server.pem")), ..Options::default() };
+        let server = Self::start_with(options);
+        let authority = server.folder.path().join("authority.pem");
+        std::fs::copy(folder.path().join("authority.pem"), &authority).unwrap();
+        (server, authority)
     }
 
     /// The one server that the tests of this process share; each takes a [`Mongod::fresh_database`].
@@ -110,6 +141,43 @@ impl Mongod {
         let answer =
             self.command(database, &json!({ "find": collection, "filter": filter, "batchSize": 100_000 }));
         answer["cursor"]["firstBatch"].as_array().expect("a first batch").clone()
+    }
+
+    /// Sets MongoDB's fail point `failCommand`: what the clients that call themselves `app` (`appName` in the URI)
+    /// ask for fails as `data` says, in `mode` (`{"skip": 3}`: from the fourth command on; `"off"`: no more).
+    pub fn fail_commands(&self, app: &str, mode: &Value, data: &Value) {
+        let mut data = data.clone();
+        data["appName"] = json!(app);
+        data["failCommands"] = json!([
+            "find",
+            "aggregate",
+            "getMore",
+            "findAndModify",
+            "update",
+            "insert",
+            "delete",
+            "createIndexes"
+        ]);
+        self.command("admin", &json!({ "configureFailPoint": "failCommand", "mode": mode, "data": data }));
+    }
+
+    /// Waits until the server works on nothing that a client which calls itself `app` asked for.
+    pub fn until_idle(&self, app: &str) {
+        // A client's monitor waits in `hello` all the time.
+        let works = json!({
+            "appName": app,
+            "active": true,
+            "command.hello": { "$exists": false },
+            "command.isMaster": { "$exists": false },
+            "command.ismaster": { "$exists": false },
+        });
+        let operations =
+            json!({ "aggregate": 1, "pipeline": [{ "$currentOp": {} }, { "$match": works }], "cursor": {} });
+        let began = Instant::now();
+        while self.command("admin", &operations)["cursor"]["firstBatch"] != json!([]) {
+            assert!(began.elapsed() < PATIENCE, "{app} is never served");
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -267,6 +335,8 @@ fn spawn(folder: &Path, port: u16, options: &Options) -> Option<Child> {
     let mut command = Command::new(program());
     command.arg("--dbpath").arg(folder).arg("--logpath").arg(folder.join("log")).arg("--logappend");
     command.args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket"]);
+    // 17 MB on disk instead of 300.
+    command.args(["--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"]);
     command.args(["--wiredTigerCacheSizeGB", "0.25", "--quiet"]);
     for parameter in
         ["enableTestCommands=1", "ttlMonitorSleepSecs=1", "diagnosticDataCollectionEnabled=false"]
@@ -275,6 +345,15 @@ fn spawn(folder: &Path, port: u16, options: &Options) -> Option<Child> {
     }
     if let Some(name) = &options.replica_set {
         command.args(["--replSet", name, "--oplogSize", "64"]);
+    }
+    if let Some(certificate) = &options.certificate {
+        command.args([
+            "--tlsMode",
+            "requireTLS",
+            "--tlsAllowConnectionsWithoutCertificates",
+            "--tlsCertificateKeyFile",
+        ]);
+        command.arg(certificate).arg("--tlsCAFile").arg(certificate.with_file_name("authority.pem"));
     }
     if options.login.is_some() {
         command.arg("--auth");

@@ -40,6 +40,7 @@ mod jobs;
 mod schema;
 mod segments;
 mod upkeep;
+mod wakes;
 mod work;
 
 /// How long the driver looks for a server that takes writes, unless the URI says otherwise.

@@ -8,6 +8,14 @@ use crate::clock::ManualClock;
 use crate::store::Store;
 use crate::store::contract::House;
 
+mod faults;
+mod half_done;
+mod plans;
+mod storm;
+mod wakes;
+
+const LEASE: Duration = Duration::from_secs(30);
+
 /// A database of its own on the server that the tests of this program share, by a clock that stands still.
 struct OneDatabase {
     store: Arc<MongoStore>,
