@@ -42,8 +42,7 @@ pub async fn run(arguments: EvalArgs) -> Result<ExitCode> {
         Some(path) => path.clone(),
         None => weights::default_path()?,
     };
-    let model =
-        ModelFile::open(&model).with_context(|| format!("The weights {} cannot be used", model.display()))?;
+    let model = ModelFile::open(&model)?;
     let categories = truth.categories_of(&model.names)?;
     let settings =
         DetectorSettings { device: arguments.device, precision: arguments.precision, ..Default::default() };
