@@ -19,13 +19,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-def figures(annotations, results, limit=None):
+def figures(annotations, results, limit=None, categories=None):
     """pycocotools' figures, named as `boxreel eval --json` names them."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = annotations
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        if categories:
+            evaluation.params.catIds = categories
         if limit:
             evaluation.params.imgIds = sorted(truth.getImgIds())[:limit]
         evaluation.evaluate()
@@ -52,7 +54,7 @@ def check(annotations, results, ours, limit):
         annotations = json.load(file)
     with open(ours) as file:
         ours = json.load(file)
-    theirs = figures(annotations, results, limit)
+    theirs = figures(annotations, results, limit, ours["category_ids"])
     pairs = {name: (ours[name], theirs[name]) for name in ("ap", "ap50", "ap75", "ar")}
     mine = {one["category_id"]: one for one in ours["classes"]}
     for category in sorted(mine.keys() | theirs["classes"].keys()):

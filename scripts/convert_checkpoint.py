@@ -13,6 +13,7 @@ Only tensors are read from the checkpoint: code hidden in a pickle is refused, n
 """
 import argparse
 import json
+import os
 import sys
 
 CHANNELS = [1024, 512, 512, 256, 256, 256]
@@ -78,13 +79,8 @@ def state_dict(checkpoint, torch):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="the .pt file")
-    parser.add_argument("out", help="the .safetensors file to write")
-    parser.add_argument("--names", help="class names, one a line, without background")
-    parser.add_argument("--fp32", action="store_true", help="keep convolutions in fp32")
-    arguments = parser.parse_args()
+def convert(path, out, names_path=None, fp32=False):
+    """Converts the checkpoint at `path`; what is wrong with it ends the program with a sentence."""
     try:
         import torch
         from safetensors.torch import save_file
@@ -92,17 +88,17 @@ def main():
         raise SystemExit(f"{missing.name} is not installed: pip install torch safetensors numpy") from None
 
     try:
-        checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise SystemExit(f"{arguments.checkpoint} can't be read: {error.strerror}") from None
+        raise SystemExit(f"{path} can't be read: {error.strerror}") from None
     except Exception as error:  # torch raises whatever its unpicklers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SystemExit(f"{arguments.checkpoint} is no checkpoint that can be read safely: {reason}") from None
+        raise SystemExit(f"{path} is no checkpoint that can be read safely: {reason}") from None
 
     tensors = state_dict(checkpoint, torch)
     if "conf.0.bias" not in tensors:
         raise SystemExit(
-            f"{arguments.checkpoint} is no SSD300-ResNet50: conf.0.bias is missing, and with it perhaps all heads "
+            f"{path} is no SSD300-ResNet50: conf.0.bias is missing, and with it perhaps all heads "
             f"(it holds {len(tensors)} tensors, the first is {next(iter(tensors))})"
         )
     classes = tensors["conf.0.bias"].numel() // BOXES[0]
@@ -121,22 +117,22 @@ def main():
         if name in tensors and not torch.isfinite(tensors[name]).all()
     ]
     if problems:
-        raise SystemExit(f"{arguments.checkpoint} does not fit SSD300-ResNet50: " + "; ".join(problems))
+        raise SystemExit(f"{path} does not fit SSD300-ResNet50: " + "; ".join(problems))
 
     metadata = {"architecture": "ssd300-resnet50", "classes": str(classes)}
     names = names_in(checkpoint) if isinstance(checkpoint, dict) else None
-    if arguments.names:
-        with open(arguments.names, encoding="utf-8") as file:
+    if names_path:
+        with open(names_path, encoding="utf-8") as file:
             names = [line.strip() for line in file if line.strip()]
     if names is not None:
         if len(names) != classes - 1:
-            source = arguments.names or arguments.checkpoint
+            source = names_path or path
             raise SystemExit(f"{source} has {len(names)} names for {classes - 1} classes")
         metadata["names"] = json.dumps(names)
     elif classes != 81:
         raise SystemExit(f"the model has {classes - 1} classes: say what they are with --names")
 
-    half = torch.float32 if arguments.fp32 else torch.float16
+    half = torch.float32 if fp32 else torch.float16
     stored = {
         name: value.detach().to(half if value.dim() == 4 else torch.float32).contiguous()
         for name, value in tensors.items()
@@ -144,8 +140,20 @@ def main():
     overflown = [name for name, value in stored.items() if not torch.isfinite(value).all()]
     if overflown:
         raise SystemExit("too large for fp16, use --fp32: " + ", ".join(overflown))
-    save_file(stored, arguments.out, metadata)
-    print(f"{arguments.out}: {len(stored)} tensors, {classes - 1} classes and background")
+    save_file(stored, out, metadata)
+    # save_file leaves a file that only its owner may read, which a service under another account could not.
+    os.chmod(out, 0o644)
+    print(f"{out}: {len(stored)} tensors, {classes - 1} classes and background")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="the .pt file")
+    parser.add_argument("out", help="the .safetensors file to write")
+    parser.add_argument("--names", help="class names, one a line, without background")
+    parser.add_argument("--fp32", action="store_true", help="keep convolutions in fp32")
+    arguments = parser.parse_args()
+    convert(arguments.checkpoint, arguments.out, arguments.names, arguments.fp32)
 
 
 if __name__ == "__main__":

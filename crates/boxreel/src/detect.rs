@@ -37,8 +37,7 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
         Some(path) => path.clone(),
         None => infer::weights::default_path()?,
     };
-    let model =
-        ModelFile::open(&model).with_context(|| format!("The weights {} cannot be used", model.display()))?;
+    let model = ModelFile::open(&model)?;
     let classes = match class_indices(&arguments.classes, &model.names) {
         Ok(classes) => classes,
         Err(message) => {

@@ -42,8 +42,7 @@ pub async fn run(arguments: EvalArgs) -> Result<ExitCode> {
         Some(path) => path.clone(),
         None => weights::default_path()?,
     };
-    let model =
-        ModelFile::open(&model).with_context(|| format!("The weights {} cannot be used", model.display()))?;
+    let model = ModelFile::open(&model)?;
     let categories = truth.categories_of(&model.names)?;
     let settings =
         DetectorSettings { device: arguments.device, precision: arguments.precision, ..Default::default() };
@@ -65,8 +64,13 @@ pub async fn run(arguments: EvalArgs) -> Result<ExitCode> {
             .with_context(|| format!("Cannot write {}", out.display()))?;
     }
     let pictures = truth.pictures.len();
+    let mut measured: Vec<u64> = categories.ids.into_iter().flatten().collect();
+    measured.sort_unstable();
+    measured.dedup();
+    let ids = measured.clone();
     let report = Report {
-        score: tokio::task::spawn_blocking(move || score::score(truth, results)).await??,
+        score: tokio::task::spawn_blocking(move || score::score(truth, results, ids)).await??,
+        measured,
         pictures,
         pictures_per_second: pictures as f64 / seconds.max(1e-9),
         notes: categories.notes,
@@ -162,6 +166,8 @@ fn coco_results(results: &[Annotation]) -> Vec<Value> {
 
 struct Report {
     score: Score,
+    /// The categories that it is of.
+    measured: Vec<u64>,
     pictures: usize,
     pictures_per_second: f64,
     notes: Vec<String>,
@@ -192,6 +198,7 @@ impl Report {
             "images": self.pictures,
             "images_per_second": (self.pictures_per_second * 100.0).round() / 100.0,
             "model": self.detector.key(),
+            "category_ids": self.measured,
             "classes": classes,
             "notes": self.notes,
         })
@@ -199,7 +206,7 @@ impl Report {
 
     fn print(&self) {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["class", "objects", "AP50", "AP"]);
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["class", "objects", "AP50", "AP"]);
         for index in 1..4 {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);

@@ -21,12 +21,12 @@ const MAX_BYTES: u64 = 4 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The file could not be read.
-    #[error("the model {} can't be read: {source}", path.display())]
+    #[error("The model {} can't be read: {reason}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why. Not the error's source, for its text is in the sentence already.
+        reason: std::io::Error,
     },
     /// The file is neither safetensors nor of `torch.save`, or is damaged.
     #[error(
@@ -208,7 +208,7 @@ impl Dtype {
 
 /// Reads the file: its identity and its tensors, checked against the architecture.
 pub(crate) fn read(path: &Path) -> Result<(ModelFile, StateDict), ModelError> {
-    let unreadable = |source| ModelError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |reason| ModelError::Unreadable { path: path.to_owned(), reason };
     let malformed = |reason: String| ModelError::Malformed { path: path.to_owned(), reason };
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_BYTES {

@@ -36,15 +36,16 @@ pub struct ClassScore {
     pub ap50: Option<f64>,
 }
 
-/// Measures `results` against what is there.
+/// Measures `results` against what is there of `categories`.
 ///
 /// # Errors
 /// When hotcoco refuses its input.
-pub fn score(truth: Truth, results: Vec<Annotation>) -> Result<Score> {
+pub fn score(truth: Truth, results: Vec<Annotation>, categories: Vec<u64>) -> Result<Score> {
     let ids: Vec<u64> = truth.pictures.iter().map(|picture| picture.id).collect();
     let found = truth.coco.load_res_anns(results).context("The detections cannot be measured")?;
     let mut eval = COCOeval::new(truth.coco, found, IouType::Bbox);
     eval.params.img_ids = ids;
+    eval.params.cat_ids = categories;
     eval.evaluate().context("The annotations cannot be used to measure")?;
     eval.accumulate();
     // Computes the summary; the lines themselves are for printing.
@@ -122,7 +123,8 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metric/case.json");
         let case: Case = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let truth = Truth::of(COCO::from_dataset(case.annotations), Path::new("nowhere"), None);
-        let score = score(truth, case.results).unwrap();
+        let all = truth.coco.get_cat_ids(&[], &[], &[]);
+        let score = score(truth, case.results, all).unwrap();
         let close = |ours: Option<f64>, theirs: f64| assert!((ours.unwrap() - theirs).abs() < 1e-4);
         let Expected { ap, ap50, ap75, ar, classes } = case.expected;
         for (ours, theirs) in [(score.ap, ap), (score.ap50, ap50), (score.ap75, ap75), (score.ar, ar)] {
@@ -145,7 +147,7 @@ mod tests {
             "annotations": [],
         });
         let coco = COCO::from_dataset(serde_json::from_value(dataset).unwrap());
-        let score = score(Truth::of(coco, Path::new("nowhere"), None), Vec::new()).unwrap();
+        let score = score(Truth::of(coco, Path::new("nowhere"), None), Vec::new(), vec![1]).unwrap();
         assert_eq!(score, Score { ap: None, ap50: None, ap75: None, ar: None, classes: Vec::new() });
     }
 }

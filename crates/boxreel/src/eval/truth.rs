@@ -138,7 +138,7 @@ impl Truth {
         }
         if !unknown.is_empty() {
             notes.push(format!(
-                "{} of the annotations' classes are unknown to the model and count as not found: {}",
+                "{} of the annotations' classes are unknown to the model and are not measured: {}",
                 unknown.len(),
                 list(unknown)
             ));
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(found.ids, [Some(90), None, Some(18)]);
         assert_eq!(found.notes.len(), 2);
         assert!(found.notes[0].contains("left out: unicorn"), "{:?}", found.notes);
-        assert!(found.notes[1].contains("not found: person"), "{:?}", found.notes);
+        assert!(found.notes[1].contains("not measured: person"), "{:?}", found.notes);
         assert_eq!(truth.categories_of(&names(&["person", "dog", "toothbrush"])).unwrap().notes.len(), 0);
         let refusal = truth.categories_of(&names(&["a", "b", "c", "d", "e", "f"])).unwrap_err().to_string();
         assert!(

@@ -20,6 +20,9 @@ fn data(folder: &Path) -> Value {
         let bbox = [x * width, y * height, (right - x) * width, (bottom - y) * height];
         json!({"id": image, "image_id": image, "category_id": 70, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
     };
+    // This does not count: the model knows no unicorns.
+    let stranger =
+        json!({"id": 8, "image_id": 2, "category_id": 90, "bbox": [5, 5, 30, 30], "area": 900, "iscrowd": 0});
     let missed =
         json!({"id": 9, "image_id": 2, "category_id": 80, "bbox": [5, 5, 30, 30], "area": 900, "iscrowd": 0});
     json!({
@@ -28,7 +31,7 @@ fn data(folder: &Path) -> Value {
             {"id": 1, "file_name": "a.png", "width": 320, "height": 240},
         ],
         "categories": [{"id": 70, "name": NAMES[2]}, {"id": 80, "name": NAMES[3]}, {"id": 90, "name": "unicorn"}],
-        "annotations": [seen(1, 320.0, 240.0), seen(2, 200.0, 400.0), missed],
+        "annotations": [seen(1, 320.0, 240.0), seen(2, 200.0, 400.0), missed, stranger],
     })
 }
 
@@ -51,7 +54,8 @@ fn figures_and_results_are_those_of_the_pictures() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "");
     let figures = summary(&output);
-    // Of two classes with objects, one is found perfectly.
+    // Of two classes with objects that the model knows, one is found perfectly.
+    assert_eq!(figures["category_ids"], json!([70, 80]));
     for key in ["ap", "ap50", "ap75", "ar"] {
         assert!((figures[key].as_f64().unwrap() - 0.5).abs() < 1e-9, "{figures}");
     }
@@ -82,7 +86,7 @@ fn figures_and_results_are_those_of_the_pictures() {
     assert!(table.contains("AP 1.000  AP50 1.000  AP75 1.000  AR 1.000  (1 pictures"), "{table}");
     assert!(table.contains(NAMES[2]) && !table.contains(NAMES[3]), "{table}");
     let said = text(&output.stderr);
-    assert!(said.contains("5 classes") && said.contains("count as not found: unicorn"), "{said}");
+    assert!(said.contains("5 classes") && said.contains("are not measured: unicorn"), "{said}");
 }
 
 #[test]

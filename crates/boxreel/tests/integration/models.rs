@@ -120,5 +120,6 @@ fn a_file_that_is_no_model_is_refused_in_a_sentence() {
         let errors = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(errors.contains(said) && !errors.contains("panicked"), "{errors}");
+        assert_eq!(errors.matches(model).count(), 1, "said once: {errors}");
     }
 }

@@ -1,0 +1,68 @@
+"""SSD's loss: matching, hard negative mining, and what is not labelled left out."""
+
+import torch
+import torch.nn.functional as F
+
+from ssd300 import corners, encode
+
+# A default box belongs to the object that it overlaps by more than this.
+MATCH = 0.5
+# Negatives for each positive; and for a picture without any.
+NEGATIVES, FEWEST = 3, 8
+
+
+def overlap(a, b):
+    """Intersection over union, (len(a), len(b)), and the share of each b that lies in a."""
+    both = (torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp(min=0)
+    both = both.prod(2)
+    area = lambda boxes: (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    inside = both / area(b).clamp(min=1e-9)
+    return both / (area(a)[:, None] + area(b)[None] - both).clamp(min=1e-9), inside
+
+
+def match(boxes, classes, ignored, defaults):
+    """For each default box its class (0: background, -1: neither) and the object's box."""
+    target = torch.zeros(len(defaults), dtype=torch.long, device=defaults.device)
+    matched = torch.zeros(len(defaults), 4, device=defaults.device)
+    edges = corners(defaults)
+    crowds, boxes, classes = boxes[ignored], boxes[~ignored], classes[~ignored]
+    if len(crowds):
+        shared, inside = overlap(crowds, edges)
+        target[((shared > MATCH) | (inside > MATCH)).any(0)] = -1
+    if len(boxes):
+        shared, _ = overlap(boxes, edges)
+        best, which = shared.max(0)
+        # Every object gets the default box it overlaps most, the later one where two want the same.
+        own = shared.argmax(1)
+        for number, default in enumerate(own.tolist()):
+            which[default], best[default] = number, 2.0
+        positive = best > MATCH
+        target[positive] = classes[which[positive]]
+        matched[positive] = boxes[which[positive]]
+    return target, matched
+
+
+def loss(offsets, logits, boxes, classes, ignored, labelled, defaults):
+    """The loss of a batch, a positive. `labelled` (n, classes) says which classes are labelled on each picture: others
+    leave the softmax, so that a default box that may hold one of them is no evidence against it. Where an object of
+    such a class is known all the same, as from a teacher, its default boxes learn it."""
+    targets, wanted = [], []
+    for of_picture in zip(boxes, classes, ignored):
+        target, matched = match(*of_picture, defaults)
+        targets.append(target)
+        wanted.append(matched)
+    target, wanted = torch.stack(targets), torch.stack(wanted)
+    own = F.one_hot(target.clamp(min=0), logits.size(2)).bool()
+    logits = logits.float().masked_fill(~(labelled[:, None, :] | own), -1e4)
+    positive = target > 0
+    cross = F.cross_entropy(logits.transpose(1, 2), target.clamp(min=0), reduction="none")
+    with torch.no_grad():
+        hardness = cross.masked_fill(target != 0, -1.0)
+        rank = hardness.argsort(1, descending=True).argsort(1)
+        count = (NEGATIVES * positive.sum(1, keepdim=True)).clamp(min=FEWEST)
+        negative = (rank < count) & (target == 0)
+    found = positive.sum().clamp(min=1)
+    aim = encode(wanted[positive], defaults.expand(len(target), -1, -1)[positive])
+    place = F.smooth_l1_loss(offsets.float()[positive], aim, reduction="sum") / found
+    kind = cross[positive | negative].sum() / found
+    return place, kind

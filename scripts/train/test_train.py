@@ -1,0 +1,154 @@
+"""python -m unittest discover scripts/train: what a mistake in would spoil a training without a word."""
+
+import math
+import unittest
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import data
+from loss import loss, match
+from ssd300 import SSD300, corners, decode, default_boxes, encode
+
+
+def picture(boxes, classes=None, ignored=None, size=(400, 200)):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    classes = np.ones(len(boxes), np.int64) if classes is None else np.array(classes)
+    ignored = np.zeros(len(boxes), bool) if ignored is None else np.array(ignored)
+    return data.Picture(1, Path("none"), *size, boxes, classes, ignored, np.ones(4, bool))
+
+
+class Boxes(unittest.TestCase):
+    def test_there_are_8732_and_offsets_go_both_ways(self):
+        defaults = default_boxes()
+        self.assertEqual(defaults.shape, (8732, 4))
+        for at, box in [
+            (0, (4 / 300, 4 / 300, 0.07, 0.07)),
+            (1, (12 / 300, 4 / 300, 0.07, 0.07)),
+            (2 * 1444, (4 / 300, 4 / 300, 0.07 * math.sqrt(2), 0.07 / math.sqrt(2))),
+            (8731, (0.5, 0.5, 0.87 / math.sqrt(2), 1.0)),
+        ]:
+            self.assertTrue(torch.allclose(defaults[at], torch.tensor(box), atol=1e-6), at)
+        boxes = corners(defaults + torch.rand(8732, 4) * 0.01)
+        self.assertTrue(torch.allclose(decode(encode(boxes, defaults), defaults), boxes, atol=1e-4))
+
+    def test_an_untrained_network_sees_background(self):
+        model = SSD300(4).eval()
+        with torch.no_grad():
+            offsets, logits = model(torch.randn(1, 3, 300, 300))
+        self.assertEqual((offsets.shape, logits.shape), ((1, 8732, 4), (1, 8732, 4)))
+        self.assertGreater(logits.softmax(2)[..., 0].mean().item(), 0.8)
+
+
+class Loss(unittest.TestCase):
+    def setUp(self):
+        self.defaults = default_boxes()
+        self.boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.55, 0.2, 0.6, 0.25], [0.6, 0.6, 1.0, 1.0]])
+        self.classes = torch.tensor([1, 2, 3])
+        self.ignored = torch.tensor([False, False, True])
+
+    def test_objects_find_default_boxes_and_crowds_leave_them_out(self):
+        target, matched = match(self.boxes, self.classes, self.ignored, self.defaults)
+        self.assertGreater((target == 1).sum(), 3)
+        self.assertGreaterEqual((target == 2).sum(), 1, "a small object has its best default box")
+        self.assertGreater((target == -1).sum(), 3)
+        self.assertEqual((target == 3).sum(), 0, "a crowd is no object")
+        self.assertTrue((matched[target == 1] == self.boxes[0]).all())
+        nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
+        self.assertTrue((match(*nothing, self.defaults)[0] == 0).all())
+
+    def test_what_is_not_labelled_gets_no_gradient(self):
+        logits = torch.randn(1, 8732, 4, requires_grad=True)
+        offsets = torch.zeros(1, 8732, 4, requires_grad=True)
+        labelled = torch.tensor([[True, True, True, False]])
+        place, kind = loss(
+            offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults
+        )
+        (place + kind).backward()
+        self.assertEqual(logits.grad[..., 3].abs().max(), 0)
+        self.assertGreater(logits.grad[..., 0].abs().max(), 0)
+        target, _ = match(self.boxes, self.classes, self.ignored, self.defaults)
+        self.assertEqual(logits.grad[0, target == -1].abs().max(), 0)
+        # Three negatives for a positive.
+        used = (logits.grad[0].abs().sum(1) > 0).sum()
+        self.assertLessEqual(used, 4 * (target > 0).sum())
+        self.assertEqual((offsets.grad[0].abs().sum(1) > 0).sum(), (target > 0).sum())
+
+    def test_a_known_object_of_an_unlabelled_class_is_learnt(self):
+        logits = torch.zeros(1, 8732, 4, requires_grad=True)
+        labelled = torch.tensor([[True, True, False, False]])
+        offsets = torch.zeros(1, 8732, 4)
+        _, kind = loss(offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults)
+        self.assertLess(kind.item(), 20)
+        kind.backward()
+        target, _ = match(self.boxes, self.classes, self.ignored, self.defaults)
+        self.assertTrue((logits.grad[0, target == 2, 2] < 0).all())
+        self.assertEqual(logits.grad[0, target != 2, 2].abs().max(), 0)
+
+    def test_a_perfect_answer_costs_nothing(self):
+        target, matched = match(self.boxes, self.classes, self.ignored, self.defaults)
+        logits = 50 * torch.nn.functional.one_hot(target.clamp(min=0), 4).float()[None]
+        offsets = encode(matched, self.defaults)[None]
+        labelled = torch.ones(1, 4, dtype=torch.bool)
+        place, kind = loss(offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults)
+        self.assertLess((place + kind).item(), 1e-4)
+
+
+class Augmentation(unittest.TestCase):
+    def test_boxes_stay_on_their_objects(self):
+        # A red object on green: whatever happens to the picture, the box is where the red is.
+        pixels = np.zeros((200, 400, 3), np.uint8)
+        pixels[..., 1] = 150
+        pixels[60:140, 120:280] = (220, 20, 20)
+        image, boxes = Image.fromarray(pixels), [[120, 60, 280, 140]]
+        kept = 0
+        for seed in range(200):
+            out, found, left = data.augmented(image, picture(boxes), np.random.default_rng(seed))
+            self.assertEqual(out.shape, (300, 300, 3))
+            if not left[0]:
+                continue
+            kept += 1
+            rows, columns = np.nonzero(out[..., 0].astype(int) - out[..., 1] > 40)
+            seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 300
+            self.assertLess(abs(seen - found[0]).max(), 0.02, seed)
+        self.assertGreater(kept, 150)
+
+    def test_the_same_draw_gives_the_same_picture(self):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 400, 3), np.uint8).astype(np.uint8))
+        one, other = (data.augmented(image, picture([[10, 10, 90, 90]]), np.random.default_rng([1, 2, 3])) for _ in "ab")
+        self.assertTrue(all((a == b).all() for a, b in zip(one, other)))
+
+    def test_pictures_without_objects_pass(self):
+        image = Image.new("RGB", (400, 200), (9, 9, 9))
+        for seed in range(20):
+            _, boxes, left = data.augmented(image, picture([]), np.random.default_rng(seed))
+            self.assertEqual((len(boxes), len(left)), (0, 0))
+
+
+class Squashing(unittest.TestCase):
+    def test_shares_add_up(self):
+        for size in (100, 299, 300, 301, 640, 1080):
+            self.assertTrue(np.allclose(data.shares(size).sum(1), 1, atol=1e-5), size)
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3)).astype(np.uint8))
+        self.assertTrue((data.squashed(image) == np.asarray(image)).all())
+
+
+class Teacher(unittest.TestCase):
+    def test_it_fills_in_what_is_not_labelled(self):
+        one = picture([[0, 0, 50, 50]], [1])
+        one.labelled = np.array([True, True, False, False])
+        all_data = data.Data([one], ["a", "b", "c"], [10, 20, 30], {})
+        found = lambda category, score: {"image_id": 1, "category_id": category, "score": score, "bbox": [5, 5, 20, 20]}
+        results = [found(10, 0.9), found(20, 0.8), found(30, 0.2), found(99, 0.9)]
+        self.assertEqual(data.add_teacher(all_data, results, 0.5), 1)
+        self.assertEqual((one.classes.tolist(), one.labelled.tolist()), ([1, 2], [True, True, False, False]))
+        one.boxes, one.classes, one.ignored = one.boxes[:1], one.classes[:1], one.ignored[:1]
+        self.assertEqual(data.add_teacher(all_data, results, 0.5, 0.1), 1)
+        # b is known now, c is doubtful.
+        self.assertEqual(one.labelled.tolist(), [True, True, True, False])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Train SSD300-ResNet50 on COCO-style data, for Boxreel. README.md beside this file has the commands."""
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import convert_checkpoint
+import data as pictures
+from loss import loss
+from measure import measure
+from ssd300 import SSD300, default_boxes, load_weights, normalised
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--images", required=True, help="folder of the training pictures")
+    add("--annotations", required=True, help="COCO instances file (JSON) of them")
+    add("--val-images", help="folder of the pictures to measure on")
+    add("--val-annotations", help="COCO instances file of those")
+    add("--classes", help="classes to learn, by name, separated by commas; default: all of the annotations")
+    add("--teacher", help="detections (COCO results) for classes that are not labelled on a picture")
+    add("--teacher-sure", type=float, default=0.5, help="detections of at least this score become objects")
+    add("--teacher-doubtful", type=float, help="if given: a class of which the teacher sees nothing between this score and "
+        "the sure one counts as labelled on that picture")
+    add("--init", help="weights to start from: safetensors, or a checkpoint; what does not fit starts at random")
+    add("--freeze", type=int, default=1, help="parts of the backbone that are not trained: 0 none, 1 stem, 2 to 4 the stages after")
+    add("--out", default="runs/train", help="folder for checkpoints and the exported weights")
+    add("--resume", action="store_true", help="go on from OUT/last.pt")
+    add("--epochs", type=int, default=60)
+    add("--steps", type=int, help="end after so many steps, whatever the epochs: for a trial")
+    add("--batch", type=int, default=32)
+    add("--rate", type=float, default=0.0026, help="learning rate at its highest, for a batch of 32; scaled with the batch")
+    add("--warm-up", type=int, default=500, help="steps over which the rate rises")
+    add("--decay", type=float, default=0.0005, help="weight decay of the convolutions")
+    add("--ema", type=float, default=0.9995, help="decay of the averaged weights, which are measured and exported")
+    add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="auto: bf16 on a GPU, else fp32")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--workers", type=int, default=8, help="processes that read pictures")
+    add("--measure-every", type=int, default=5, help="epochs between measurements")
+    add("--limit", type=int, help="only the first N pictures: for a trial")
+    add("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+class Average:
+    """The exponential average of a network's weights; quick at first, so that it does not remember the start."""
+
+    def __init__(self, model, decay):
+        self.model, self.decay, self.updates = copy.deepcopy(model).eval(), decay, 0
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model):
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for own, theirs in zip(self.model.state_dict().values(), model.state_dict().values()):
+            if own.is_floating_point():
+                own.lerp_(theirs.to(own.dtype), 1 - decay)
+            else:
+                own.copy_(theirs)
+
+
+def trained(model, freeze):
+    """Freezes the first parts; their batch normalisation, too, keeps its statistics."""
+    parts = model.parts()[:freeze]
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.requires_grad_(False)
+
+    def mode():
+        model.train()
+        for part in parts:
+            part.eval()
+
+    return mode
+
+
+def rate_at(step, steps, warm_up):
+    """Share of the highest rate: a straight rise, then half a cosine down to a hundredth."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def publish(content, path):
+    """Writes a checkpoint whole or not at all."""
+    aside = path.with_suffix(".tmp")
+    torch.save(content, aside)
+    aside.replace(path)
+
+
+def main():
+    options = arguments()
+    torch.manual_seed(options.seed)
+    device = torch.device(options.device)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    wanted = [name.strip() for name in options.classes.split(",")] if options.classes else None
+    train = pictures.read(options.annotations, options.images, wanted)
+    train.pictures = train.pictures[: options.limit]
+    if len(train.pictures) < options.batch:
+        raise SystemExit(f"{len(train.pictures)} pictures do not fill a batch of {options.batch}")
+    val = None
+    if options.val_annotations:
+        if not options.val_images:
+            raise SystemExit("--val-annotations needs --val-images")
+        val = pictures.read(options.val_annotations, options.val_images, train.names)
+    partly = sum(not picture.labelled.all() for picture in train.pictures)
+    if options.teacher:
+        with open(options.teacher) as file:
+            added = pictures.add_teacher(train, json.load(file), options.teacher_sure, options.teacher_doubtful)
+        print(f"the teacher adds {added} objects")
+    print(f"{len(train.pictures)} pictures ({partly} labelled in part), {len(train.names)} classes, on {device}")
+
+    model = SSD300(len(train.names) + 1)
+    if options.init and not options.resume:
+        fresh = load_weights(model, options.init)
+        print(f"starting from {options.init}" + (f"; at random: {', '.join(fresh)}" if fresh else ""))
+    model.to(device, memory_format=torch.channels_last)
+    mode = trained(model, options.freeze)
+    average = Average(model, options.ema)
+    defaults = default_boxes().to(device)
+
+    heavy = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    light = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": heavy, "weight_decay": options.decay}, {"params": light, "weight_decay": 0.0}]
+    highest = options.rate * options.batch / 32
+    optimizer = torch.optim.SGD(groups, lr=highest, momentum=0.9, nesterov=True)
+
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    autocast = (lambda: torch.autocast(device.type, kind)) if kind else contextlib.nullcontext
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    per_epoch = len(train.pictures) // options.batch
+    steps = options.steps or options.epochs * per_epoch
+    warm_up = min(options.warm_up, max(1, steps // 10))
+    epoch, step, best = 0, 0, -1.0
+    if options.resume:
+        saved = torch.load(out / "last.pt", map_location=device, weights_only=True)
+        if saved["names"] != train.names:
+            raise SystemExit(f"{out / 'last.pt'} is of other classes than {options.annotations}")
+        average.model.load_state_dict(saved["model"])
+        training = saved["training"]
+        model.load_state_dict(training["raw"])
+        optimizer.load_state_dict(training["optimizer"])
+        scaler.load_state_dict(training["scaler"])
+        epoch, step, best, average.updates = (training[key] for key in ("epoch", "step", "best", "updates"))
+        print(f"going on after epoch {epoch}, step {step}")
+
+    def checkpoint(path):
+        training = {
+            "raw": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+            "epoch": epoch, "step": step, "best": best, "updates": average.updates,
+        }  # fmt: skip
+        # `model` and `names` are what Boxreel and convert_checkpoint.py look for.
+        publish({"model": average.model.state_dict(), "names": train.names, "training": training}, path)
+
+    while step < steps:
+        mode()
+        loader = torch.utils.data.DataLoader(
+            pictures.Augmented(train, options.seed), batch_size=options.batch,
+            sampler=pictures.Order(len(train.pictures), options.seed, epoch), num_workers=options.workers,
+            collate_fn=pictures.gathered, drop_last=True, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        started, places, kinds = time.monotonic(), 0.0, 0.0
+        for count, (pixels, boxes, classes, ignored, labelled) in enumerate(loader, 1):
+            share = rate_at(step, steps, warm_up)
+            for group in optimizer.param_groups:
+                group["lr"] = highest * share
+            move = lambda values: [value.to(device, non_blocking=True) for value in values]
+            with autocast():
+                offsets, logits = model(normalised(pixels.to(device, non_blocking=True)))
+            of_place, of_kind = loss(offsets, logits, move(boxes), move(classes), move(ignored), labelled.to(device), defaults)
+            if not torch.isfinite(of_place + of_kind):
+                raise SystemExit(f"the loss is no finite number at step {step}; try a lower --rate")
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(of_place + of_kind).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(heavy + light, 10.0)
+            scaler.step(optimizer)
+            scaler.update()
+            average.update(model)
+            places, kinds, step = places + of_place.item(), kinds + of_kind.item(), step + 1
+            if step % 50 == 0 or step == steps or steps < 50:
+                speed = count * options.batch / (time.monotonic() - started)
+                print(
+                    f"epoch {epoch + 1}  step {step}/{steps}  place {places / count:.3f}  class {kinds / count:.3f}  "
+                    f"rate {highest * share:.2e}  {speed:.1f} pictures a second", flush=True,
+                )  # fmt: skip
+            if step == steps:
+                break
+        epoch += 1
+        if val and (epoch % options.measure_every == 0 or step == steps):
+            ap, ap50 = measure(average.model, val, defaults, device, options.batch, options.workers, autocast)
+            print(f"epoch {epoch}  AP {ap:.4f}  AP50 {ap50:.4f}", flush=True)
+            if ap > best:
+                best = ap
+                checkpoint(out / "best.pt")
+        checkpoint(out / "last.pt")
+
+    chosen = out / ("best.pt" if val else "last.pt")
+    convert_checkpoint.convert(chosen, out / "model.safetensors")
+
+
+if __name__ == "__main__":
+    main()
