@@ -379,3 +379,10 @@ pub fn mov_with_reference(bytes: &[u8], path: &str) -> Vec<u8> {
     file.splice(old, entry);
     file
 }
+
+/// Makes the audio of an AVI begin `units` of its own later (`dwStart` in the header of its stream).
+pub fn set_audio_start(bytes: &mut [u8], units: u32) {
+    let at =
+        bytes.windows(12).position(|w| &w[..4] == b"strh" && &w[8..] == b"auds").expect("a header of audio");
+    bytes[at + 8 + 28..at + 8 + 32].copy_from_slice(&units.to_le_bytes());
+}
