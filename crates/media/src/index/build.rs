@@ -33,12 +33,13 @@ const TRIAL_FRAMES: usize = 48;
 /// Keyframes sought to see whether seeking leads where it should.
 const TRIAL_SEEKS: usize = 6;
 
-/// A packet that makes a shown frame.
-#[derive(Clone, Copy)]
-struct Unit {
+/// Gaps between frames looked at for the nominal rate, twice as many at most.
+const SAMPLED_GAPS: usize = 50_000;
+
+/// A keyframe's packet, to be recognised after a seek. Kept apart from the frames: a day of video has millions of
+/// those.
+struct Key {
     pts: i64,
-    duration: i64,
-    keyframe: bool,
     fingerprint: u64,
 }
 
@@ -64,7 +65,9 @@ pub fn build_index(
 
     let mut begins_with_keyframe = begins_with_keyframe(&input, &source);
 
-    let mut read: Vec<Unit> = Vec::new();
+    let (mut read, mut keys) = (Vec::<Frame>::new(), Vec::<Key>::new());
+    // Time of the last frame shown, and how long it is.
+    let mut last = (i64::MIN, 0);
     let mut packet = Packet::empty();
     // The first keyframe's time; an edit list may hide that frame itself.
     let mut start = None;
@@ -86,11 +89,14 @@ pub fn build_index(
         }
         let Some(pts) = packet.pts() else {
             distrust = Some("the container does not give every frame a presentation time");
-            read.push(Unit { pts: 0, duration: 0, keyframe, fingerprint: 0 });
+            read.push(Frame { pts: 0, keyframe });
             continue;
         };
-        let print = if keyframe { fingerprint(&packet) } else { 0 };
-        read.push(Unit { pts, duration: packet.duration(), keyframe, fingerprint: print });
+        read.push(Frame { pts, keyframe });
+        if keyframe {
+            keys.push(Key { pts, fingerprint: fingerprint(&packet) });
+        }
+        last = last.max((pts, packet.duration()));
         check_count(read.len(), limits)?;
         progress(read.len() as u64);
     }
@@ -105,15 +111,15 @@ pub fn build_index(
         return Ok(Indexed::NeedsMezzanine { why: "no keyframe is marked".into() });
     };
     // What is presented before the first keyframe (in the file's order) predicts from frames that are not there.
-    read.retain(|u| u.pts >= start);
-    let Some(index) = order(&source, read.clone()) else {
+    read.retain(|frame| frame.pts >= start);
+    let Some(index) = order(&source, read, last.1) else {
         return Ok(Indexed::NeedsMezzanine { why: "several frames have the same presentation time".into() });
     };
     if index.frames.is_empty() {
         return Ok(Indexed::NeedsMezzanine { why: "no frame follows the first keyframe".into() });
     }
     check_duration(&index, limits)?;
-    Ok(match check_by_trial(path, &index, &read)? {
+    Ok(match check_by_trial(path, &index, &keys)? {
         None => Indexed::Ready(index),
         Some(why) => Indexed::NeedsMezzanine { why: why.into() },
     })
@@ -156,16 +162,15 @@ pub(super) fn check_duration(index: &FrameIndex, limits: &Limits) -> Result<(), 
 }
 
 /// Puts the packets' frames in presentation order. `None` when two frames claim one time.
-fn order(source: &Source, mut units: Vec<Unit>) -> Option<FrameIndex> {
-    units.sort_by_key(|u| u.pts);
-    if units.windows(2).any(|w| w[0].pts == w[1].pts) {
+fn order(source: &Source, mut frames: Vec<Frame>, last_duration: i64) -> Option<FrameIndex> {
+    frames.sort_unstable_by_key(|frame| frame.pts);
+    frames.shrink_to_fit();
+    if frames.windows(2).any(|w| w[0].pts == w[1].pts) {
         return None;
     }
     let mut video = source.video.clone();
-    let frames: Vec<_> = units.iter().map(|u| Frame { pts: u.pts, keyframe: u.keyframe }).collect();
     video.frame_rate = nominal_rate(&frames, video.time_base, video.frame_rate);
     let nominal = ticks_of_a_frame(video.time_base, video.frame_rate);
-    let last_duration = units.last().map_or(0, |u| u.duration);
     Some(FrameIndex {
         video,
         audio: source.audio.clone(),
@@ -184,7 +189,10 @@ pub(super) fn ticks_of_a_frame(time_base: Ratio, rate: Ratio) -> i64 {
 
 /// The container's frame rate, unless the frames say that it is nonsense (a clock's rate, say).
 pub(super) fn nominal_rate(frames: &[Frame], time_base: Ratio, claimed: Ratio) -> Ratio {
-    let mut gaps: Vec<i64> = frames.windows(2).map(|w| w[1].pts.saturating_sub(w[0].pts)).collect();
+    // Of a long video, gaps here and there tell as much as all of them.
+    let step = (frames.len() / SAMPLED_GAPS).max(1);
+    let mut gaps: Vec<i64> =
+        frames.windows(2).step_by(step).map(|w| w[1].pts.saturating_sub(w[0].pts)).collect();
     if gaps.is_empty() {
         return claimed;
     }
@@ -234,11 +242,7 @@ pub(super) fn nominal_rate(frames: &[Frame], time_base: Ratio, claimed: Ratio) -
 }
 
 /// Decodes the beginning and seeks here and there. Says why the index can't be trusted, if so.
-fn check_by_trial(
-    path: &Path,
-    index: &FrameIndex,
-    units: &[Unit],
-) -> Result<Option<&'static str>, MediaError> {
+fn check_by_trial(path: &Path, index: &FrameIndex, keys: &[Key]) -> Result<Option<&'static str>, MediaError> {
     let mut reader = Reader::open(path, index.video.stream, 1)?;
     reader.rewind()?;
     let wanted = index.frames.len().min(TRIAL_FRAMES);
@@ -281,16 +285,16 @@ fn check_by_trial(
         return Ok(Some("fewer frames come out than there are packets"));
     }
 
-    let keyframes: Vec<&Unit> = units.iter().filter(|u| u.keyframe && u.pts > index.frames[0].pts).collect();
+    let keyframes: Vec<&Key> = keys.iter().filter(|key| key.pts > index.frames[0].pts).collect();
     for i in 0..TRIAL_SEEKS.min(keyframes.len()) {
-        let unit = keyframes[(i + 1) * keyframes.len() / TRIAL_SEEKS.min(keyframes.len()) - 1];
-        let Some(target) = index.number_at(unit.pts) else { continue };
+        let key = keyframes[(i + 1) * keyframes.len() / TRIAL_SEEKS.min(keyframes.len()) - 1];
+        let Some(target) = index.number_at(key.pts) else { continue };
         let met = reader.seek(index, target)?;
         // A landing late or nowhere is dealt with when it happens; a wrong time on a packet would go unseen.
         if let Some(n) = met {
             let pts = index.frames[n as usize].pts;
-            let expected = units.iter().find(|u| u.pts == pts);
-            if expected.is_none_or(|u| u.fingerprint != reader.fingerprint()) {
+            let expected = keys.iter().find(|key| key.pts == pts);
+            if expected.is_none_or(|key| key.fingerprint != reader.fingerprint()) {
                 return Ok(Some("after seeking, packets carry other times"));
             }
         }

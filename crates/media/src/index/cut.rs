@@ -35,21 +35,25 @@ impl FrameIndex {
         if frames <= LONGEST_SEGMENT {
             return Ok(if frames == 0 { Vec::new() } else { vec![(0, frames - 1)] });
         }
-        // cost[i] is the least cost of cutting frames 0..i with a cut at i, from[i] the cut before it. The
-        // cheapest cut in the window behind i is kept at the front of a queue of rising costs.
+        // cost[i] is the least cost of cutting frames 0..i with a cut at i (only the last few are looked at again,
+        // and kept), length[i] the segment's that ends there. The cheapest cut in the window behind i is kept at the
+        // front of a queue of rising costs.
         let end = frames as usize;
         let (shortest, longest) = (SHORTEST_SEGMENT as usize, LONGEST_SEGMENT as usize);
-        let mut cost = vec![u64::MAX; end + 1];
-        let mut from = vec![0u32; end + 1];
+        const KEPT: usize = 256;
+        const { assert!(KEPT > LONGEST_SEGMENT as usize + 1 && LONGEST_SEGMENT <= u8::MAX as u32) };
+        let mut costs = [u64::MAX; KEPT];
+        let mut length = vec![0u8; end + 1];
         let mut window: VecDeque<usize> = VecDeque::new();
         let mut keyframe = 0;
-        cost[0] = 0;
+        costs[0] = 0;
         for i in 1..=end {
             if i < end && self.frames[i].keyframe {
                 keyframe = i;
             }
-            if let Some(j) = i.checked_sub(shortest).filter(|&j| cost[j] < u64::MAX) {
-                while window.back().is_some_and(|&b| cost[b] > cost[j]) {
+            let cost = |i: usize| costs[i % KEPT];
+            if let Some(j) = i.checked_sub(shortest).filter(|&j| cost(j) < u64::MAX) {
+                while window.back().is_some_and(|&b| cost(b) > cost(j)) {
                     window.pop_back();
                 }
                 window.push_back(j);
@@ -57,21 +61,23 @@ impl FrameIndex {
             while window.front().is_some_and(|&f| f + longest < i) {
                 window.pop_front();
             }
+            let mut least = u64::MAX;
             if let Some(&j) = window.front() {
                 let pre_roll = if i == end { 0 } else { i - keyframe };
-                cost[i] = cost[j] + pre_roll as u64 + COST_OF_A_SEGMENT;
-                from[i] = j as u32;
+                least = cost(j) + pre_roll as u64 + COST_OF_A_SEGMENT;
+                length[i] = (i - j) as u8;
             }
+            costs[i % KEPT] = least;
         }
         let mut segments = Vec::new();
         let mut next = frames;
         while next > 0 {
-            let first = from[next as usize];
+            let first = next - u32::from(length[next as usize]);
             segments.push((first, next - 1));
             next = first;
         }
         segments.reverse();
-        let pre_roll = cost[end].saturating_sub(COST_OF_A_SEGMENT * segments.len() as u64);
+        let pre_roll = costs[end % KEPT].saturating_sub(COST_OF_A_SEGMENT * segments.len() as u64);
         if pre_roll >= u64::from(frames) { Err(LongGops { pre_roll, frames }) } else { Ok(segments) }
     }
 }

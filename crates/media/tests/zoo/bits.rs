@@ -58,20 +58,14 @@ pub fn matroska<'a>(
     }
     let tracks = element(b"\x16\x54\xae\x6b", &element(b"\xae", &track));
 
-    let mut body = [info, tracks].concat();
-    let (mut cluster, mut begin) = (Vec::new(), None::<i64>);
-    let close = |cluster: &mut Vec<u8>, body: &mut Vec<u8>, begin: Option<i64>| {
-        if let Some(begin) = begin {
-            let content = [number(b"\xe7", begin as u64), std::mem::take(cluster)].concat();
-            body.extend(element(b"\x1f\x43\xb6\x75", &content));
-        }
-    };
+    // Time, content, and whether it begins with a keyframe.
+    let mut clusters: Vec<(i64, Vec<u8>, bool)> = Vec::new();
     for (time, keyframe, data) in packets {
-        if begin.is_none_or(|begin| time >= begin + 1000) {
-            close(&mut cluster, &mut body, begin);
-            begin = Some(time);
+        if clusters.last().is_none_or(|(begin, ..)| time >= begin + 1000) {
+            clusters.push((time, number(b"\xe7", time as u64), keyframe));
         }
-        let offset = (time - begin.unwrap_or(0)) as i16;
+        let (begin, cluster, _) = clusters.last_mut().unwrap();
+        let offset = (time - *begin) as i16;
         let flags = if keyframe { 0x80 } else { 0 };
         // A SimpleBlock, with a length as short as it gets: there may be millions.
         let length = 4 + data.len() as u64;
@@ -86,7 +80,27 @@ pub fn matroska<'a>(
         cluster.push(flags);
         cluster.extend_from_slice(data);
     }
-    close(&mut cluster, &mut body, begin);
+    // Cues first, whose size does not depend on the positions in them.
+    let cues = |first: usize| {
+        let mut at = first;
+        let mut points = Vec::new();
+        for (time, cluster, _) in clusters.iter().filter(|cluster| cluster.2) {
+            let track = [number(b"\xf7", 1), number(b"\xf1", at as u64)].concat();
+            points.extend(element(
+                b"\xbb",
+                &[number(b"\xb3", *time as u64), element(b"\xb7", &track)].concat(),
+            ));
+            at += 12 + cluster.len();
+        }
+        element(b"\x1c\x53\xbb\x6b", &points)
+    };
+    let every_one = clusters.iter().all(|cluster| cluster.2);
+    let before = info.len() + tracks.len();
+    let cues = if every_one { cues(before + cues(0).len()) } else { Vec::new() };
+    let mut body = [info, tracks, cues].concat();
+    for (_, cluster, _) in &clusters {
+        body.extend(element(b"\x1f\x43\xb6\x75", cluster));
+    }
     [header, element(b"\x18\x53\x80\x67", &body)].concat()
 }
 
@@ -364,4 +378,11 @@ pub fn mov_with_reference(bytes: &[u8], path: &str) -> Vec<u8> {
     }
     file.splice(old, entry);
     file
+}
+
+/// Makes the audio of an AVI begin `units` of its own later (`dwStart` in the header of its stream).
+pub fn set_audio_start(bytes: &mut [u8], units: u32) {
+    let at =
+        bytes.windows(12).position(|w| &w[..4] == b"strh" && &w[8..] == b"auds").expect("a header of audio");
+    bytes[at + 8 + 28..at + 8 + 32].copy_from_slice(&units.to_le_bytes());
 }

@@ -16,6 +16,7 @@ use libtest_mimic::{Failed, Trial};
 mod bits;
 mod clips;
 mod colour;
+mod day;
 mod fence;
 mod fuzz;
 mod prove;
@@ -106,6 +107,17 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("fence::{name}"), move || {
             check();
             Ok(())
+        }));
+    }
+    if long {
+        trials.push(Trial::test("day::index", || {
+            let took = day::index();
+            println!("{took:?}");
+            // Processor time, for others may be at work on this machine.
+            let right = took.frames == day::FRAMES as usize
+                && took.peak - took.code <= 100.0
+                && took.processor <= 10.0;
+            if right { Ok(()) } else { Err(Failed::from(format!("{took:?}"))) }
         }));
     }
     trials.push(Trial::test("damaged::index_and_decode", move || {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::bits;
 use crate::prove::make;
 use crate::shown;
 
@@ -41,11 +42,15 @@ pub fn cases() -> Vec<Case> {
         ("pcm-late.avi", 0.7, "pcm_s16le"),
         ("pcm-early.avi", -0.5, "pcm_s16le"),
         ("ac3-late.avi", 0.4, "ac3"),
+        // FFmpeg writes the audio of an AVI from its beginning on: these say in their headers when it begins.
+        ("pcm-start.avi", 0.7, "pcm_s16le"),
+        ("mp3-start.avi", 0.48, "libmp3lame"),
+        ("ac3-start.avi", 0.64, "ac3"),
         ("aac-late.flv", 0.4, "aac"),
         ("vorbis.ogv", 0.0, "libvorbis"),
     ] {
         let often =
-            ["late.mp4", "early.mp4", "opus-late.mkv", "mp3-early.ts", "pcm-late.avi"].contains(&name);
+            ["late.mp4", "early.mp4", "opus-late.mkv", "mp3-early.ts", "pcm-start.avi"].contains(&name);
         cases.push(Case { name, late, coding, often });
     }
     cases
@@ -104,6 +109,16 @@ fn source(folder: &Path, case: &Case) -> PathBuf {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+    if case.name.ends_with("start.avi") {
+        let unit = match case.coding {
+            "libmp3lame" => 1152.0 / 48000.0,
+            "ac3" => 1536.0 / 48000.0,
+            _ => 1.0 / 48000.0,
+        };
+        let mut bytes = std::fs::read(&out).unwrap();
+        bits::set_audio_start(&mut bytes, (case.late / unit).round() as u32);
+        std::fs::write(&out, bytes).unwrap();
+    }
     out
 }
 
