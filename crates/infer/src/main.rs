@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::service::{Service, program};
+use common::service::program;
 use infer::args::InferArgs;
 use infer::service;
 
@@ -14,8 +14,7 @@ fn main() -> ExitCode {
         let model = args.model.clone();
         // Before the store: whoever cannot compute need not ask for work.
         let detector = tokio::task::spawn_blocking(move || service::load(&model)).await??;
-        let store = program::connect(&args.cluster).await?;
-        let service = Service::new("infer", &args.service, store, program::volume(&args.cluster)?, stop);
+        let service = program::service("infer", &args.service, &args.cluster, stop).await?;
         service::run(args, service, detector).await
     })
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::service::{Service, program};
+use common::service::program;
 use post::args::PostArgs;
 use post::service;
 
@@ -12,8 +12,7 @@ fn main() -> ExitCode {
     program::check_environment();
     let args = PostArgs::parse();
     program::run("post", &args.service.logs.clone(), async |stop| {
-        let store = program::connect(&args.cluster).await?;
-        let service = Service::new("post", &args.service, store, program::volume(&args.cluster)?, stop);
+        let service = program::service("post", &args.service, &args.cluster, stop).await?;
         service::run(args, service).await
     })
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::service::{Service, program};
+use common::service::program;
 use pre::PreArgs;
 
 fn main() -> ExitCode {
@@ -11,8 +11,7 @@ fn main() -> ExitCode {
     program::check_environment();
     let args = PreArgs::parse();
     program::run("pre", &args.service.logs.clone(), async |stop| {
-        let store = program::connect(&args.cluster).await?;
-        let service = Service::new("pre", &args.service, store, program::volume(&args.cluster)?, stop);
+        let service = program::service("pre", &args.service, &args.cluster, stop).await?;
         pre::serve(&args, service).await
     })
 }

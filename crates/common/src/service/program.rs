@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{interrupted, telemetry};
-use crate::config::{self, ClusterArgs, LogArgs};
+use super::{Service, interrupted, telemetry};
+use crate::config::{self, ClusterArgs, LogArgs, ServiceArgs};
 use crate::files::Volume;
+use crate::store::StoreError;
 use crate::store::mongo::MongoStore;
-use crate::store::{Store, StoreError};
 
 /// How long the database may take to appear when a service starts; the container is started again after that.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,16 +69,38 @@ where
     }
 }
 
-/// Connects to the database of the settings, waiting for it for a while.
+/// A service of a cluster: on the database and the volume of its settings, hearing the other processes' hints.
 ///
 /// # Errors
-/// When none is named, or it does not answer.
-pub async fn connect(args: &ClusterArgs) -> Result<Arc<dyn Store>> {
+/// When the database or the volume cannot be used.
+pub async fn service(
+    name: &'static str,
+    args: &ServiceArgs,
+    cluster: &ClusterArgs,
+    stop: CancellationToken,
+) -> Result<Service> {
+    // Absolute: children run elsewhere.
+    let root = cluster.data_dir.canonicalize().with_context(|| {
+        format!(
+            "{} cannot be used: mount the shared volume there, or set BOXREEL_DATA_DIR",
+            cluster.data_dir.display()
+        )
+    })?;
+    let connected = stop.run_until_cancelled(connect(cluster)).await;
+    let store = connected.context("asked to stop before the database answered")??;
+    let service = Service::new(name, args, Arc::new(store.clone()), Volume::new(root), stop);
+    let (hints, stop) = (service.hints.clone(), service.stop.clone());
+    tokio::spawn(async move { store.bridge(hints, stop).await });
+    Ok(service)
+}
+
+/// Connects to the database of the settings, waiting for it for a while.
+async fn connect(args: &ClusterArgs) -> Result<MongoStore> {
     let uri = args.mongo()?;
     let started = tokio::time::Instant::now();
     loop {
         match MongoStore::connect(uri.reveal(), &args.mongo_database).await {
-            Ok(store) => return Ok(Arc::new(store)),
+            Ok(store) => return Ok(store),
             Err(StoreError::Unavailable(why)) if started.elapsed() < PATIENCE => {
                 warn!("waiting for the database: {why}");
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -86,19 +108,4 @@ pub async fn connect(args: &ClusterArgs) -> Result<Arc<dyn Store>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The shared volume of the settings.
-///
-/// # Errors
-/// When there is no such folder.
-pub fn volume(args: &ClusterArgs) -> Result<Volume> {
-    // Absolute: children run elsewhere.
-    let root = args.data_dir.canonicalize().with_context(|| {
-        format!(
-            "{} cannot be used: mount the shared volume there, or set BOXREEL_DATA_DIR",
-            args.data_dir.display()
-        )
-    })?;
-    Ok(Volume::new(root))
 }
