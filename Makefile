@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench bench-store clean
+.PHONY: help setup build services demo test chaos lint bench bench-store clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,12 +14,21 @@ setup: ## install what the build needs: Debian packages, libtorch in .libtorch/
 build: setup ## build the program: target/release/boxreel
 	cargo build --release --locked --package boxreel
 
+services: setup ## build the services for many machines: target/release/pre, infer, post
+	cargo build --release --locked --package pre --package infer --package post
+
 demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=holiday.mp4
 	@scripts/demo.sh
 
 test: setup ## run all tests; a MongoDB server for them is fetched into .tools/
 	@scripts/fetch_mongod.sh
 	cargo test --workspace --locked
+
+chaos: setup ## the long run of the tests that kill processes: make chaos FAULTS=100 SEED=1 (some 10 minutes)
+	@scripts/fetch_mongod.sh
+	cargo test --workspace --locked --no-run
+	BOXREEL_TEST_FAULTS=$(or $(FAULTS),100) BOXREEL_TEST_SEED=$(or $(SEED),1) \
+	  cargo test --workspace --locked --test integration -- chaos --nocapture
 
 lint: setup ## formatting, clippy, and the licences and origins of all dependencies
 	cargo fmt --all --check

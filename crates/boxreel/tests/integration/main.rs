@@ -7,4 +7,5 @@ mod eval;
 mod interrupted;
 mod models;
 mod results;
+mod serve;
 mod support;
