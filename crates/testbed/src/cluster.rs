@@ -184,6 +184,13 @@ impl Cluster {
         }
     }
 
+    /// One try to upload `bytes` to pre number `pre`; what it answers.
+    pub async fn try_upload(&self, pre: usize, bytes: Vec<u8>, options: &str) -> reqwest::Result<StatusCode> {
+        let url = self.of("pre").nth(pre).expect("such a pre").url();
+        let sent = self.http.post(format!("{url}/v1/jobs{options}")).bearer_auth(API_TOKEN);
+        Ok(sent.header("content-type", "video/mp4").body(bytes).send().await?.status())
+    }
+
     /// `GET path` as JSON; nothing while pre does not answer.
     pub async fn try_get(&self, path: &str) -> Option<Value> {
         let answer = self.request(reqwest::Method::GET, path).send().await.ok()?;

@@ -1,7 +1,10 @@
 //! One video all the way through pre, infer and post.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
@@ -145,4 +148,68 @@ async fn clocks_an_hour_apart_change_nothing() {
     assert!(total.starts_with("0:0"), "{total}");
     let expired = mongod.find(&database, "segments", &json!({ "expiries": { "$gt": 0 } }));
     assert_eq!(expired, Vec::<Value>::new(), "no lease ended early");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_does_not_wait_for_a_film() {
+    let mongod = Mongod::shared();
+    let cluster = Cluster::start(&mongod.uri(), &mongod.fresh_database(), &Plan::default()).await;
+    let film = clip(cluster.folder(), "film.mp4", 1500);
+    let short = clip(cluster.folder(), "short.mp4", 50);
+    let film = cluster.upload(&film, "?every=10&keep_frames=false").await;
+    let began = Instant::now();
+    loop {
+        let job = cluster.try_get(&format!("/v1/jobs/{film}")).await.unwrap_or_default();
+        if job["timeline"]["postprocessing_start"].is_string() {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{job}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let clip = cluster.upload(&short, "?every=10&keep_frames=false").await;
+    let clip = cluster.until_ended(&clip, PATIENCE).await;
+    let film_then = cluster.try_get(&format!("/v1/jobs/{film}")).await.unwrap();
+    assert_eq!(clip["status"], "POSTPROCESSING_COMPLETE", "{clip}");
+    assert_eq!(film_then["is_final"], false, "the film is still at it: {film_then}");
+    println!("the clip took {} while the film was at it", clip["timeline"]["total"]);
+    assert_eq!(cluster.until_ended(&film, PATIENCE * 2).await["status"], "POSTPROCESSING_COMPLETE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_uploads_at_once_are_taken_or_refused() {
+    let mongod = Mongod::shared();
+    let plan = Plan {
+        pre: 2,
+        post: 0,
+        environment: vec![("BOXREEL_MAX_UPLOADS".to_owned(), "20".to_owned())],
+        ..Plan::default()
+    };
+    let cluster = Arc::new(Cluster::start(&mongod.uri(), &mongod.fresh_database(), &plan).await);
+    // What it offers is remembered; that nobody works keeps the test short.
+    cluster.of("infer").for_each(|infer| drop(infer.terminate()));
+    let bytes = std::fs::read(clip(cluster.folder(), "short.mp4", 10)).unwrap();
+    let uploads: Vec<_> = (0..100)
+        .map(|number| {
+            let (cluster, bytes) = (cluster.clone(), bytes.clone());
+            tokio::spawn(async move {
+                let options = format!("?filename={number}.mp4&keep_frames=false");
+                cluster.try_upload(number % 2, bytes, &options).await.unwrap()
+            })
+        })
+        .collect();
+    let mut taken = BTreeSet::new();
+    for (number, upload) in uploads.into_iter().enumerate() {
+        match upload.await.unwrap() {
+            StatusCode::ACCEPTED => drop(taken.insert(format!("{number}.mp4"))),
+            status => assert!(
+                matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS),
+                "{status}"
+            ),
+        }
+    }
+    assert!(taken.len() >= 20, "{taken:?}");
+    let jobs = cluster.try_get("/v1/jobs?page_size=100").await.unwrap();
+    let listed = jobs["jobs"].as_array().unwrap().iter();
+    let listed: BTreeSet<_> = listed.map(|job| job["filename"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(listed, taken, "each that was taken is there, and no other");
 }
