@@ -2,7 +2,7 @@
 """Turn a PyTorch checkpoint of SSD300-ResNet50 (such as NVIDIA's published .pt) into Boxreel's safetensors.
 
 usage: convert_checkpoint.py CHECKPOINT OUT.safetensors [--names NAMES.txt] [--fp32]
-needs: torch, safetensors, numpy
+needs: torch, numpy
 
 Takes a bare state_dict or one nested under 'model' or 'state_dict', with or without the `module.` that
 training on several GPUs puts before every name. Convolutions are stored as fp16 unless --fp32 is given.
@@ -79,13 +79,35 @@ def state_dict(checkpoint, torch):
     )
 
 
+def save(tensors, path, metadata):
+    """Writes safetensors; the same tensors make the same file to the last byte, and so the same checksum."""
+    kinds = {"torch.float16": "F16", "torch.float32": "F32"}
+    header, at = {"__metadata__": metadata}, 0
+    # Wider numbers first keeps all of them aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    for name in order:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": kinds[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    header = json.dumps(header, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    aside = f"{path}.tmp"
+    with open(aside, "wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for name in order:
+            file.write(tensors[name].numpy().tobytes())
+    os.replace(aside, path)
+
+
 def convert(path, out, names_path=None, fp32=False):
     """Converts the checkpoint at `path`; what is wrong with it ends the program with a sentence."""
     try:
+        import numpy  # noqa: F401  torch hands tensors' bytes over by it
         import torch
-        from safetensors.torch import save_file
     except ImportError as missing:
-        raise SystemExit(f"{missing.name} is not installed: pip install torch safetensors numpy") from None
+        raise SystemExit(f"{missing.name} is not installed: pip install torch numpy") from None
 
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -134,15 +156,13 @@ def convert(path, out, names_path=None, fp32=False):
 
     half = torch.float32 if fp32 else torch.float16
     stored = {
-        name: value.detach().to(half if value.dim() == 4 else torch.float32).contiguous()
+        name: value.detach().cpu().to(half if value.dim() == 4 else torch.float32).contiguous()
         for name, value in tensors.items()
     }
     overflown = [name for name, value in stored.items() if not torch.isfinite(value).all()]
     if overflown:
         raise SystemExit("too large for fp16, use --fp32: " + ", ".join(overflown))
-    save_file(stored, out, metadata)
-    # save_file leaves a file that only its owner may read, which a service under another account could not.
-    os.chmod(out, 0o644)
+    save(stored, out, metadata)
     print(f"{out}: {len(stored)} tensors, {classes - 1} classes and background")
 
 

@@ -52,7 +52,7 @@ case "$(head -c 4 "$checkpoint" | od -An -tx1 | tr -d ' ')" in
   *) die "$checkpoint is no file of torch.save; remove it, and check the address" ;;
 esac
 
-if python3 -c 'import torch, safetensors, numpy' 2>/dev/null; then
+if python3 -c 'import torch, numpy' 2>/dev/null; then
   python3 scripts/convert_checkpoint.py "$checkpoint" "$out"
   echo "use it with: boxreel detect --model $out"
 else

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from ssd300 import MEAN, SIDE
+from loss import match
+from ssd300 import MEAN, SIDE, default_boxes
 
 
 @dataclass
@@ -198,15 +199,16 @@ def augmented(image, picture, random):
     # What became smaller than two pixels can't be learnt.
     boxes = boxes.clip(0, 1)
     left &= ((boxes[:, 2:] - boxes[:, :2]) * SIDE >= 2).all(1)
-    return np.asarray(image, np.uint8), boxes.astype(np.float32), left
+    return np.array(image, np.uint8), boxes.astype(np.float32), left
 
 
 class Augmented(torch.utils.data.Dataset):
     """Items are asked for by (epoch, number), which with the seed decides on every random choice: a run that was
-    interrupted goes on exactly as it would have, however many workers there are."""
+    interrupted goes on exactly as it would have, however many workers there are. Gives the picture, what `match`
+    says of its default boxes, and which classes are labelled."""
 
     def __init__(self, data, seed):
-        self.data, self.seed = data, seed
+        self.data, self.seed, self.defaults = data, seed, default_boxes()
 
     def __len__(self):
         return len(self.data.pictures)
@@ -217,33 +219,25 @@ class Augmented(torch.utils.data.Dataset):
         random = np.random.default_rng([self.seed, epoch, number])
         with Image.open(picture.path) as image:
             pixels, boxes, left = augmented(image.convert("RGB"), picture, random)
-        return pixels, boxes[left], picture.classes[left], picture.ignored[left], picture.labelled
+        objects = (torch.from_numpy(values[left]) for values in (boxes, picture.classes, picture.ignored))
+        target, wanted = match(*objects, self.defaults)
+        return pixels, target, wanted, picture.labelled
 
 
-class Order(torch.utils.data.Sampler):
-    """Every picture once an epoch, in an order that the seed and the epoch decide."""
+class Batches(torch.utils.data.Sampler):
+    """The batches of many epochs: in each, every picture at most once, in an order that seed and epoch decide."""
 
-    def __init__(self, count, seed, epoch):
-        self.order = np.random.default_rng([seed, epoch, 2**32]).permutation(count)
-        self.epoch = epoch
+    def __init__(self, count, batch, seed, epochs):
+        self.count, self.batch, self.seed, self.epochs = count, batch, seed, epochs
 
     def __len__(self):
-        return len(self.order)
+        return len(self.epochs) * (self.count // self.batch)
 
     def __iter__(self):
-        return iter((self.epoch, int(number)) for number in self.order)
-
-
-def gathered(items):
-    """A batch: pictures stacked, the rest as lists."""
-    pixels, boxes, classes, ignored, labelled = zip(*items)
-    return (
-        torch.from_numpy(np.stack(pixels)),
-        [torch.from_numpy(value) for value in boxes],
-        [torch.from_numpy(value) for value in classes],
-        [torch.from_numpy(value) for value in ignored],
-        torch.from_numpy(np.stack(labelled)),
-    )
+        for epoch in self.epochs:
+            order = np.random.default_rng([self.seed, epoch, 2**32]).permutation(self.count).tolist()
+            for at in range(0, self.count - self.batch + 1, self.batch):
+                yield [(epoch, number) for number in order[at : at + self.batch]]
 
 
 @lru_cache(maxsize=256)

@@ -42,16 +42,11 @@ def match(boxes, classes, ignored, defaults):
     return target, matched
 
 
-def loss(offsets, logits, boxes, classes, ignored, labelled, defaults):
-    """The loss of a batch, a positive. `labelled` (n, classes) says which classes are labelled on each picture: others
-    leave the softmax, so that a default box that may hold one of them is no evidence against it. Where an object of
-    such a class is known all the same, as from a teacher, its default boxes learn it."""
-    targets, wanted = [], []
-    for of_picture in zip(boxes, classes, ignored):
-        target, matched = match(*of_picture, defaults)
-        targets.append(target)
-        wanted.append(matched)
-    target, wanted = torch.stack(targets), torch.stack(wanted)
+def loss(offsets, logits, target, wanted, labelled, defaults):
+    """The losses of place and kind of a batch, a positive. `target` and `wanted` are what `match` gives, stacked. `labelled`
+    (n, classes) says which classes are labelled on each picture: others leave the softmax, so that a default box that
+    may hold one of them is no evidence against it. Where an object of such a class is known all the same, as from a
+    teacher, its default boxes learn it."""
     own = F.one_hot(target.clamp(min=0), logits.size(2)).bool()
     logits = logits.float().masked_fill(~(labelled[:, None, :] | own), -1e4)
     positive = target > 0

@@ -49,6 +49,10 @@ class Loss(unittest.TestCase):
         self.classes = torch.tensor([1, 2, 3])
         self.ignored = torch.tensor([False, False, True])
 
+    def loss(self, offsets, logits, labelled):
+        target, wanted = match(self.boxes, self.classes, self.ignored, self.defaults)
+        return loss(offsets, logits, target[None], wanted[None], labelled, self.defaults)
+
     def test_objects_find_default_boxes_and_crowds_leave_them_out(self):
         target, matched = match(self.boxes, self.classes, self.ignored, self.defaults)
         self.assertGreater((target == 1).sum(), 3)
@@ -63,9 +67,7 @@ class Loss(unittest.TestCase):
         logits = torch.randn(1, 8732, 4, requires_grad=True)
         offsets = torch.zeros(1, 8732, 4, requires_grad=True)
         labelled = torch.tensor([[True, True, True, False]])
-        place, kind = loss(
-            offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults
-        )
+        place, kind = self.loss(offsets, logits, labelled)
         (place + kind).backward()
         self.assertEqual(logits.grad[..., 3].abs().max(), 0)
         self.assertGreater(logits.grad[..., 0].abs().max(), 0)
@@ -80,7 +82,7 @@ class Loss(unittest.TestCase):
         logits = torch.zeros(1, 8732, 4, requires_grad=True)
         labelled = torch.tensor([[True, True, False, False]])
         offsets = torch.zeros(1, 8732, 4)
-        _, kind = loss(offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults)
+        _, kind = self.loss(offsets, logits, labelled)
         self.assertLess(kind.item(), 20)
         kind.backward()
         target, _ = match(self.boxes, self.classes, self.ignored, self.defaults)
@@ -92,7 +94,7 @@ class Loss(unittest.TestCase):
         logits = 50 * torch.nn.functional.one_hot(target.clamp(min=0), 4).float()[None]
         offsets = encode(matched, self.defaults)[None]
         labelled = torch.ones(1, 4, dtype=torch.bool)
-        place, kind = loss(offsets, logits, [self.boxes], [self.classes], [self.ignored], labelled, self.defaults)
+        place, kind = self.loss(offsets, logits, labelled)
         self.assertLess((place + kind).item(), 1e-4)
 
 

@@ -64,10 +64,12 @@ class Average:
     def update(self, model):
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for own, theirs in zip(self.model.state_dict().values(), model.state_dict().values()):
-            if own.is_floating_point():
-                own.lerp_(theirs.to(own.dtype), 1 - decay)
-            else:
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values()))
+        # All at once: one by one, hundreds of small tensors would take longer than the network.
+        floating = [(own, theirs) for own, theirs in pairs if own.is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in floating], [theirs for _, theirs in floating], 1 - decay)
+        for own, theirs in pairs:
+            if not own.is_floating_point():
                 own.copy_(theirs)
 
 
@@ -171,40 +173,42 @@ def main():
         # `model` and `names` are what Boxreel and convert_checkpoint.py look for.
         publish({"model": average.model.state_dict(), "names": train.names, "training": training}, path)
 
-    while step < steps:
-        mode()
-        loader = torch.utils.data.DataLoader(
-            pictures.Augmented(train, options.seed), batch_size=options.batch,
-            sampler=pictures.Order(len(train.pictures), options.seed, epoch), num_workers=options.workers,
-            collate_fn=pictures.gathered, drop_last=True, pin_memory=device.type == "cuda",
-        )  # fmt: skip
-        started, places, kinds = time.monotonic(), 0.0, 0.0
-        for count, (pixels, boxes, classes, ignored, labelled) in enumerate(loader, 1):
-            share = rate_at(step, steps, warm_up)
-            for group in optimizer.param_groups:
-                group["lr"] = highest * share
-            move = lambda values: [value.to(device, non_blocking=True) for value in values]
-            with autocast():
-                offsets, logits = model(normalised(pixels.to(device, non_blocking=True)))
-            of_place, of_kind = loss(offsets, logits, move(boxes), move(classes), move(ignored), labelled.to(device), defaults)
-            if not torch.isfinite(of_place + of_kind):
-                raise SystemExit(f"the loss is no finite number at step {step}; try a lower --rate")
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(of_place + of_kind).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(heavy + light, 10.0)
-            scaler.step(optimizer)
-            scaler.update()
-            average.update(model)
-            places, kinds, step = places + of_place.item(), kinds + of_kind.item(), step + 1
-            if step % 50 == 0 or step == steps or steps < 50:
-                speed = count * options.batch / (time.monotonic() - started)
-                print(
-                    f"epoch {epoch + 1}  step {step}/{steps}  place {places / count:.3f}  class {kinds / count:.3f}  "
-                    f"rate {highest * share:.2e}  {speed:.1f} pictures a second", flush=True,
-                )  # fmt: skip
-            if step == steps:
-                break
+    epochs = range(epoch, epoch + math.ceil(max(0, steps - step) / per_epoch))
+    loader = torch.utils.data.DataLoader(
+        pictures.Augmented(train, options.seed), num_workers=options.workers, pin_memory=device.type == "cuda",
+        batch_sampler=pictures.Batches(len(train.pictures), options.batch, options.seed, epochs),
+    )  # fmt: skip
+    mode()
+    started, places, kinds, count = time.monotonic(), 0.0, 0.0, 0
+    for batch in loader:
+        if step == steps:
+            break
+        pixels, target, wanted, labelled = (values.to(device, non_blocking=True) for values in batch)
+        share = rate_at(step, steps, warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = highest * share
+        with autocast():
+            offsets, logits = model(normalised(pixels))
+        of_place, of_kind = loss(offsets, logits, target, wanted, labelled, defaults)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(of_place + of_kind).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(heavy + light, 10.0)
+        scaler.step(optimizer)
+        scaler.update()
+        average.update(model)
+        of_place, of_kind = torch.stack([of_place, of_kind]).tolist()
+        if not math.isfinite(of_place + of_kind):
+            raise SystemExit(f"the loss is no finite number at step {step}; try a lower --rate")
+        places, kinds, step, count = places + of_place, kinds + of_kind, step + 1, count + 1
+        if step % 50 == 0 or step == steps or steps < 50:
+            speed = count * options.batch / (time.monotonic() - started)
+            print(
+                f"epoch {epoch + 1}  step {step}/{steps}  place {places / count:.3f}  class {kinds / count:.3f}  "
+                f"rate {highest * share:.2e}  {speed:.1f} pictures a second", flush=True,
+            )  # fmt: skip
+        if count < per_epoch and step < steps:
+            continue
         epoch += 1
         if val and (epoch % options.measure_every == 0 or step == steps):
             ap, ap50 = measure(average.model, val, defaults, device, options.batch, options.workers, autocast)
@@ -213,6 +217,8 @@ def main():
                 best = ap
                 checkpoint(out / "best.pt")
         checkpoint(out / "last.pt")
+        mode()
+        started, places, kinds, count = time.monotonic(), 0.0, 0.0, 0
 
     chosen = out / ("best.pt" if val else "last.pt")
     convert_checkpoint.convert(chosen, out / "model.safetensors")

@@ -6,17 +6,17 @@ use std::process::{Command, Output};
 
 use infer::ModelFile;
 
-/// Runs a Python script; none where there is no Python with torch and safetensors.
+/// Runs a Python script; none where there is no Python with torch.
 fn python(arguments: &[&str]) -> Option<Output> {
-    let has_torch = Command::new("python3").args(["-c", "import torch, safetensors, numpy"]).output();
+    let has_torch = Command::new("python3").args(["-c", "import torch, numpy"]).output();
     if !has_torch.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: python3 has no torch, safetensors and numpy");
+        eprintln!("skipped: python3 has no torch and numpy");
         return None;
     }
     Some(Command::new("python3").args(arguments).output().unwrap())
 }
 
-/// Converts a checkpoint; none where there is no Python with torch and safetensors.
+/// Converts a checkpoint; none where there is no Python with torch.
 pub fn script(checkpoint: &Path, out: &Path) -> Option<Output> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/convert_checkpoint.py");
     python(&[script.to_str()?, checkpoint.to_str()?, out.to_str()?])
