@@ -17,6 +17,8 @@ use reader::Reader;
 /// Decodes frames `first..=last` of the indexed video at `path` and hands each, in order and exactly once, to
 /// `sink` with its number.
 ///
+/// Where the stream changes its size midway, pictures are scaled to the size that the index says: the first.
+///
 /// An indexed frame that can't be decoded is shown as its predecessor (where there is none, as the next
 /// frame that can be). The numbers of those, and of frames the decoder itself had to patch up, are returned
 /// in rising order.

@@ -72,6 +72,7 @@ pub fn build_index(
     // The first keyframe's time; an edit list may hide that frame itself.
     let mut start = None;
     let mut distrust = None;
+    let mut decoded_at = None;
     while read_packet(&mut input, &mut packet, stream)? {
         let data = packet.data().unwrap_or_default();
         // SAFETY: the packet is valid.
@@ -84,6 +85,11 @@ pub fn build_index(
                 distrust = Some("the video begins with a picture that only recovers gradually");
             }
         }
+        // Sorted by their times, the frames of two recordings put together would be mixed up.
+        if decoded_at > packet.dts() && packet.dts().is_some() {
+            distrust = Some("its clock starts again in the middle");
+        }
+        decoded_at = packet.dts().or(decoded_at);
         if flags & ffi::AV_PKT_FLAG_DISCARD != 0 || !units.is_shown(data) {
             continue;
         }

@@ -94,11 +94,18 @@ pub fn make_mezzanine(
     Ok(index)
 }
 
+/// A time this many seconds before the last one is no rounding: the clock has started again.
+const RESTART: f64 = 0.5;
+
 /// Gives decoded frames their presentation times, rising strictly whatever the file says.
 struct Times {
     /// The container has no presentation times, but one slot a packet: the decoding times, in order.
     slots: Option<VecDeque<i64>>,
     nominal: i64,
+    /// Ticks in [`RESTART`].
+    restart: i64,
+    /// What is added to the file's times since its clock started again.
+    shift: i64,
     last: Option<i64>,
 }
 
@@ -107,6 +114,8 @@ impl Times {
         Self {
             slots: ["avi", "h264", "hevc"].contains(&container).then(VecDeque::new),
             nominal: ticks_of_a_frame(video.time_base, video.frame_rate),
+            restart: (RESTART * f64::from(video.time_base.den) / f64::from(video.time_base.num)) as i64,
+            shift: 0,
             last: None,
         }
     }
@@ -132,7 +141,13 @@ impl Times {
             None => pts_of(frame).or((guess != ffi::AV_NOPTS_VALUE).then_some(guess)),
         };
         let next = self.last.map(|last| last.saturating_add(self.nominal));
-        let pts = told.or(next).unwrap_or(0);
+        let mut pts = told.map(|pts| pts.saturating_add(self.shift)).or(next).unwrap_or(0);
+        if let (Some(last), Some(next)) = (self.last, next)
+            && pts < last.saturating_sub(self.restart)
+        {
+            self.shift = self.shift.saturating_add(next.saturating_sub(pts));
+            pts = next;
+        }
         let pts = self.last.map_or(pts, |last| pts.max(last.saturating_add(1)));
         self.last = Some(pts);
         Some(pts)

@@ -24,6 +24,29 @@ use crate::input::{ignore_other_streams, open_input, read_packet, stream_pointer
 /// place for a start time.
 const AVI_START_TOLERANCE: f64 = 0.02;
 
+/// A time this many seconds before the one before is no rounding: the source's clock has started again.
+const RESTART: f64 = 0.5;
+
+/// The source's times, going on where its clock starts again (two recordings put together).
+#[derive(Default)]
+pub(super) struct Clock {
+    before: Option<i64>,
+    shift: i64,
+}
+
+impl Clock {
+    /// `time` (in samples, `rate` a second) as it goes on; `next` is where it would if nothing is missing.
+    pub(super) fn go_on(&mut self, time: i64, next: Option<i64>, rate: i32) -> i64 {
+        let back = (RESTART * f64::from(rate)) as i64;
+        let restarted = self.before.is_some_and(|before| time < before.saturating_sub(back));
+        self.before = Some(time);
+        if let Some(next) = next.filter(|_| restarted) {
+            self.shift = next.saturating_sub(time);
+        }
+        time.saturating_add(self.shift)
+    }
+}
+
 /// One track. Times are in samples at [`Track::rate`], in the source's own time.
 pub(super) struct Track {
     input: Input,
@@ -46,6 +69,7 @@ enum Work {
     Copy {
         /// Where the next packet belongs if nothing is missing.
         next: Option<i64>,
+        clock: Clock,
     },
     Encode(Box<Transcoder>),
 }
@@ -88,7 +112,7 @@ impl Track {
         let mut track = Self {
             input,
             stream,
-            work: Work::Copy { next: None },
+            work: Work::Copy { next: None, clock: Clock::default() },
             rate,
             codec,
             start: 0,
@@ -201,7 +225,7 @@ impl Track {
         // SAFETY: the stream is live.
         let (time_base, par) = unsafe { ((*stream).time_base, (*stream).codecpar) };
         let samples = AVRational { num: 1, den: self.rate };
-        let Work::Copy { next } = &mut self.work else { return Ok(false) };
+        let Work::Copy { next, clock } = &mut self.work else { return Ok(false) };
         while read_packet(&mut self.input, &mut self.packet, self.stream)? {
             let told = self.packet.duration();
             let told = rescale(told.max(0), time_base, samples);
@@ -214,7 +238,9 @@ impl Track {
             // Times of milliseconds or of 90 kHz are rounded; counting samples undoes that, and a real gap or
             // overlap shows as more than the rounding.
             let rounding = rescale(1, time_base, samples) + 1;
-            let time = match (time_of(&self.packet).map(|time| rescale(time, time_base, samples)), *next) {
+            let told = time_of(&self.packet).map(|time| rescale(time, time_base, samples));
+            let told = told.map(|time| clock.go_on(time, *next, self.rate));
+            let time = match (told, *next) {
                 (Some(time), Some(next)) if (time - next).abs() > rounding => time,
                 (_, Some(next)) => next,
                 (Some(time), None) => time,

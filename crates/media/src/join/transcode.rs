@@ -20,6 +20,7 @@ use ffmpeg_next::frame::Audio;
 use ffmpeg_next::{Packet, decoder, encoder};
 
 use super::Container;
+use super::audio::Clock;
 use crate::MediaError;
 use crate::av::{check, rescale};
 use crate::input::read_packet;
@@ -54,6 +55,7 @@ pub(super) struct Transcoder {
     off: u32,
     source: Stage,
     flushed: bool,
+    clock: Clock,
 }
 
 // SAFETY: both pointers are owned by this value alone; neither is tied to a thread.
@@ -108,6 +110,7 @@ impl Transcoder {
             off: 0,
             source: Stage::Reading,
             flushed: false,
+            clock: Clock::default(),
         };
         // SAFETY: every pointer is checked before use and owned by `this`, which frees it on every way out.
         unsafe {
@@ -385,6 +388,7 @@ impl Transcoder {
             (time, i64::from((*to).nb_samples))
         };
         self.used = 0;
+        let time = time.map(|time| self.clock.go_on(time, self.head, rate));
         let Some(head) = self.head else {
             let start = time.unwrap_or(0);
             (self.head, self.tail, self.start) = (Some(start), start, start);
