@@ -465,7 +465,13 @@ fn pixels() -> Vec<Clip> {
         plain("alpha.mkv", "-c:v ffv1 -pix_fmt bgra"),
         // What the palette and dithering do to the picture is the source's.
         plain("palette.gif", "-pix_fmt rgb8 -c:v gif"),
-        plain("palette-8-bit.mov", "-filter_complex split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v png"),
+        // The palette is made of all pictures: the source has to end, or FFmpeg gathers them until memory does.
+        plain(
+            "palette-8-bit.mov",
+            format!(
+                "-filter_complex trim=end_frame={FRAMES},split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v png"
+            ),
+        ),
         plain("grey-10-bit.mkv", "-c:v ffv1 -level 3 -pix_fmt gray10le"),
         plain("black-white.mov", "-pix_fmt monob -c:v png"),
         hdr("hdr-pq.mp4", "smpte2084"),
