@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -284,9 +285,10 @@ pub async fn run(
 ) -> LoopEnd {
     let slot = Slot { store, work, settings: Arc::new(settings), hints, stop: shutdown.child_token() };
     let streak = Arc::new(Streak::default());
+    let turn = Arc::new(Mutex::new(()));
     let mut slots = JoinSet::new();
     for _ in 0..slot.settings.slots.max(1) {
-        slots.spawn(serve(slot.clone(), streak.clone()));
+        slots.spawn(serve(slot.clone(), streak.clone(), turn.clone()));
     }
     // Joined, not dropped: it may be in the middle of a report.
     let done = CancellationToken::new();
@@ -301,31 +303,40 @@ pub async fn run(
 }
 
 /// One place to work in.
-async fn serve(slot: Slot, streak: Arc<Streak>) {
+async fn serve(slot: Slot, streak: Arc<Streak>, turn: Arc<Mutex<()>>) {
+    while let Some((claimed, asked)) = next(&slot, &streak, &turn).await {
+        let ended = slot.work_on(claimed, asked).await;
+        streak.rests();
+        match ended {
+            Ended::Recorded => streak.broken(&slot).await,
+            Ended::Failed(failed) => streak.add(&slot, failed).await,
+            Ended::Quiet => {}
+            // Or it would be claimed and dropped again at once, for ever.
+            Ended::GaveUpUnasked => pause(&slot.stop, slot.settings.poll_max).await,
+        }
+    }
+}
+
+/// The next piece of work, and when it was first asked for; none once the loop stops. One place asks at a time:
+/// with all of them idle, the worker asks as often as if it had one.
+async fn next(slot: &Slot, streak: &Streak, turn: &Mutex<()>) -> Option<(Claimed, Instant)> {
     let stage = slot.work.stage();
+    let _turn = tokio::select! {
+        () = slot.stop.cancelled() => return None,
+        turn = turn.lock() => turn,
+    };
     let mut hint = slot.hints.listen(stage);
     let mut idle = slot.settings.poll_min;
     let mut asked = Asked::new();
     while !slot.stop.is_cancelled() {
         hint.mark_unchanged();
-        match claim(&slot, &asked).await {
+        match claim(slot, &asked).await {
             Ok(Some(claimed)) => {
                 streak.works();
-                let ended = slot.work_on(claimed, asked.at).await;
-                streak.rests();
-                idle = slot.settings.poll_min;
-                asked = Asked::new();
-                match ended {
-                    Ended::Recorded => streak.broken(&slot).await,
-                    Ended::Failed(failed) => streak.add(&slot, failed).await,
-                    Ended::Quiet => {}
-                    // Or it would be claimed and dropped again at once, for ever.
-                    Ended::GaveUpUnasked => pause(&slot.stop, slot.settings.poll_max).await,
-                }
-                continue;
+                return Some((claimed, asked.at));
             }
             Ok(None) => {
-                streak.idle(&slot).await;
+                streak.idle(slot).await;
                 asked = Asked::new();
             }
             // Kept: if the claim was made and only its answer lost, asking again finds it.
@@ -349,6 +360,7 @@ async fn serve(slot: Slot, streak: Arc<Streak>) {
             }
         }
     }
+    None
 }
 
 /// One claim, its work and its advance. False when there was nothing to claim. For tests that step.

@@ -572,7 +572,8 @@ async fn slots_work_side_by_side() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_worker_asks_less_and_less() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.settings.slots = 8;
     let work = bench.work(Stage::Decode, |_| Box::pin(async { Ok(()) }));
     bench.start(&work);
     sleep(Duration::from_secs(600)).await;
