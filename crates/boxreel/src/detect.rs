@@ -10,6 +10,7 @@ use common::job::{Ended, ErrorCode, Failure, JobId, Settings};
 use common::segment::Stage;
 use common::store::{Job, NewJob};
 use infer::{Detector, DetectorSettings, ModelFile};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::DetectArgs;
 use crate::export::{self, Exported};
@@ -55,6 +56,8 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
         },
     )?;
     let settings = settings(&arguments, classes, &detector);
+    // From here on there is something to be left in order.
+    let interrupts = Interrupts::listen();
     let folder = RunFolder::take(&arguments.out, arguments.exist_ok, plan_run(settings, &files))?;
     let display = Display::new(!arguments.quiet && !arguments.json);
     if folder.resumed {
@@ -62,7 +65,7 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
     }
     display.say(&detector.describe());
 
-    let outcome = work(&folder, detector, &arguments, &display).await;
+    let outcome = work(&folder, detector, &arguments, &display, interrupts).await;
     display.finish();
     let outcomes = match outcome {
         Ok(Some(outcomes)) => outcomes,
@@ -108,16 +111,15 @@ async fn work(
     detector: Detector,
     arguments: &DetectArgs,
     display: &Display,
+    interrupts: Interrupts,
 ) -> Result<Option<Vec<Outcome>>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let slots = arguments.jobs.map_or(cores, |jobs| jobs as usize);
     export::sweep(&folder.state());
     let pipeline = Pipeline::start(&folder.state(), detector, slots).await?;
-    let interrupted = interrupted();
-    tokio::pin!(interrupted);
     let done = tokio::select! {
         done = follow(folder, &pipeline, display) => Some(done),
-        () = &mut interrupted => None,
+        () = interrupts.first() => None,
     };
     pipeline.stop().await;
     export::sweep(&folder.state());
@@ -231,16 +233,21 @@ fn class_indices(wanted: &[String], names: &[String]) -> Result<Vec<u16>, String
     Ok(indices)
 }
 
-/// Ends when the user or the system asks the program to stop.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Requests by the user or the system to stop, none of which is missed once there is one of these.
+struct Interrupts(Option<(Signal, Signal)>);
+
+impl Interrupts {
+    fn listen() -> Self {
+        Self(signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok()))
+    }
+
+    /// Ends with the first of them.
+    async fn first(self) {
+        // Where signals can't be caught, they end the program by themselves.
+        let Some((mut interrupt, mut terminate)) = self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -33,14 +33,17 @@ pub fn children() -> Registry {
 /// Runs a command to its end. Exit codes: 0 all well, 1 something failed, 2 wrong usage, 130 interrupted.
 #[must_use]
 pub fn run(cli: cli::Cli) -> ExitCode {
-    match cli.command {
+    let ended = match cli.command {
         cli::Command::Detect(arguments) => command(|| detect::run(arguments)),
         cli::Command::Eval(arguments) => command(|| eval::run(arguments)),
         cli::Command::Serve(arguments) => {
             program::check_environment();
             program::run("boxreel", &arguments.service.logs.clone(), |stop| serve::run(arguments, stop))
         }
-    }
+    };
+    // A batch may still be in the network.
+    infer::skip_destructors();
+    ended
 }
 
 fn command<F: Future<Output = anyhow::Result<ExitCode>>>(run: impl FnOnce() -> F) -> ExitCode {

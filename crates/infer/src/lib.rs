@@ -21,6 +21,7 @@ pub mod weights;
 
 pub use detector::{DetectError, Detector, DetectorSettings, Frames, resolve};
 pub use device::{Device, DeviceChoice, DeviceError, PrecisionChoice};
+pub use native::skip_destructors;
 pub use ssd300::nms::NmsOptions;
 pub use stage::DetectStage;
 pub use weights::{ModelError, ModelFile};

@@ -10,11 +10,14 @@ use infer::service;
 fn main() -> ExitCode {
     program::check_environment();
     let args = InferArgs::parse();
-    program::run("infer", &args.service.logs.clone(), async |stop| {
+    let ended = program::run("infer", &args.service.logs.clone(), async |stop| {
         let model = args.model.clone();
         // Before the store: whoever cannot compute need not ask for work.
         let detector = tokio::task::spawn_blocking(move || service::load(&model)).await??;
         let service = program::service("infer", &args.service, &args.cluster, stop).await?;
         service::run(args, service, detector).await
-    })
+    });
+    // A batch may still be in the network.
+    infer::skip_destructors();
+    ended
 }

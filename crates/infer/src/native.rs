@@ -1,6 +1,6 @@
 //! The border to the C++ in `native/`: every `unsafe` call of it lies here, behind safe functions.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
@@ -64,6 +64,28 @@ pub(crate) fn keep_freed_memory() {
 pub(crate) fn refuse_tf32() {
     // SAFETY: sets two flags of libtorch's global context.
     unsafe { boxreel_refuse_tf32() }
+}
+
+// glibc's: a function that `exit` calls with the status, and the end that runs nothing more.
+unsafe extern "C" {
+    fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
+    fn _exit(status: c_int) -> !;
+}
+
+extern "C" fn end_at_once(status: c_int, _: *mut c_void) {
+    // SAFETY: ends the process; whatever Rust had to flush was flushed before `exit` was called.
+    unsafe { _exit(status) }
+}
+
+/// For the last lines of a program that may end while a [`crate::Detector`] computes: the process then ends without
+/// running C++'s destructors, which would take libtorch's globals from under the computing threads and turn the exit
+/// status into a crash.
+pub fn skip_destructors() {
+    // SAFETY: registers a function that takes no argument it would need alive.
+    let refused = unsafe { on_exit(end_at_once, std::ptr::null_mut()) };
+    if refused != 0 {
+        tracing::debug!("no room for another function at exit");
+    }
 }
 
 /// Runs `call` with room for an error text, and takes ownership of the tensor it returns.

@@ -110,14 +110,24 @@ impl SqliteStore {
         &self,
         call: impl FnOnce(&Transaction<'_>, Stamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let answer = self.call(TransactionBehavior::Immediate, call).await;
+        let counted = move |tx: &Transaction<'_>, now| {
+            let before = tx.total_changes();
+            let answer = call(tx, now)?;
+            Ok((answer, tx.total_changes() != before))
+        };
+        let answer = self.call(TransactionBehavior::Immediate, counted).await;
         let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
-        *refusing = answer.as_ref().err().map(|error| Refusing {
-            since: refusing.as_ref().map_or_else(Instant::now, |refusing| refusing.since),
-            why: error.to_string(),
-        });
+        match &answer {
+            Ok((_, true)) => *refusing = None,
+            // Nothing was written, such as by a claim that found nothing: that shows nothing.
+            Ok((_, false)) => {}
+            Err(error) => {
+                let since = refusing.as_ref().map_or_else(Instant::now, |refusing| refusing.since);
+                *refusing = Some(Refusing { since, why: error.to_string() });
+            }
+        }
         drop(refusing);
-        answer
+        answer.map(|(answer, _)| answer)
     }
 
     async fn read<T: Send + 'static>(

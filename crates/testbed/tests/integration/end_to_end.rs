@@ -186,7 +186,7 @@ async fn a_hundred_uploads_at_once_are_taken_or_refused() {
     };
     let cluster = Arc::new(Cluster::start(&mongod.uri(), &mongod.fresh_database(), &plan).await);
     // What it offers is remembered; that nobody works keeps the test short.
-    cluster.of("infer").for_each(|infer| drop(infer.terminate()));
+    assert!(cluster.of("infer").all(|infer| infer.terminate().success()));
     let bytes = std::fs::read(clip(cluster.folder(), "short.mp4", 10)).unwrap();
     let uploads: Vec<_> = (0..100)
         .map(|number| {

@@ -119,6 +119,15 @@ async fn a_full_disk_is_told_for_as_long_as_it_lasts() {
     assert!(why.contains("the disk is full"), "{why}");
     house.store.create_job(new_job()).await.unwrap_err();
     assert!(house.store.job(id).await.unwrap().is_some(), "reading goes on");
+    let nothing = ClaimRequest {
+        stage: Stage::Assemble,
+        worker: "idle".to_owned(),
+        token: Token::random(),
+        lease: Duration::from_secs(30),
+        model: None,
+        pack_budget: None,
+    };
+    assert!(house.store.claim(&nothing).await.unwrap().is_none(), "what writes nothing is not refused");
     let (again, _) = house.store.refuses_writes().unwrap();
     assert!(again >= first, "the time runs from the first refusal");
     pages(100_000).unwrap();
