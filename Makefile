@@ -17,7 +17,8 @@ build: setup ## build the program: target/release/boxreel
 demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=holiday.mp4
 	@scripts/demo.sh
 
-test: setup ## run all tests
+test: setup ## run all tests; a MongoDB server for them is fetched into .tools/
+	@scripts/fetch_mongod.sh
 	cargo test --workspace --locked
 
 lint: setup ## formatting, clippy, and the licences and origins of all dependencies

@@ -6,7 +6,9 @@ needs: torch, safetensors, numpy
 
 Takes a bare state_dict or one nested under 'model' or 'state_dict', with or without the `module.` that
 training on several GPUs puts before every name. Convolutions are stored as fp16 unless --fp32 is given.
-NAMES.txt has one class name a line, without background; needed unless the model has COCO's 80.
+NAMES.txt has one class name a line, without background. Otherwise the names are those the checkpoint keeps (a list
+under 'names', or NVIDIA's 'label_map'); without any, the model must have COCO's 80.
+Boxreel also reads such checkpoints as they are; what this makes is smaller and holds nothing but the weights.
 Only tensors are read from the checkpoint: code hidden in a pickle is refused, not run.
 """
 import argparse
@@ -46,6 +48,16 @@ def architecture(classes):
             shapes[f"{head}.{i}.weight"] = (values * BOXES[i], CHANNELS[i], 3, 3)
             shapes[f"{head}.{i}.bias"] = (values * BOXES[i],)
     return shapes
+
+
+def names_in(checkpoint):
+    """The classes' names that a checkpoint keeps, without background; None if it keeps none."""
+    names, label_map = checkpoint.get("names"), checkpoint.get("label_map")
+    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+        return list(names)
+    if isinstance(label_map, dict) and label_map.get(0) == "background" and set(label_map) == set(range(len(label_map))):
+        return [label_map[i] for i in range(1, len(label_map))]
+    return None
 
 
 def state_dict(checkpoint, torch):
@@ -112,11 +124,14 @@ def main():
         raise SystemExit(f"{arguments.checkpoint} does not fit SSD300-ResNet50: " + "; ".join(problems))
 
     metadata = {"architecture": "ssd300-resnet50", "classes": str(classes)}
+    names = names_in(checkpoint) if isinstance(checkpoint, dict) else None
     if arguments.names:
         with open(arguments.names, encoding="utf-8") as file:
             names = [line.strip() for line in file if line.strip()]
+    if names is not None:
         if len(names) != classes - 1:
-            raise SystemExit(f"{arguments.names} has {len(names)} names for {classes - 1} classes")
+            source = arguments.names or arguments.checkpoint
+            raise SystemExit(f"{source} has {len(names)} names for {classes - 1} classes")
         metadata["names"] = json.dumps(names)
     elif classes != 81:
         raise SystemExit(f"the model has {classes - 1} classes: say what they are with --names")

@@ -11,15 +11,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Why each is needed:
 #   libav*, libsw*, pkg-config, clang   FFmpeg's libraries, and libclang to read their headers
+#                                       (libavfilter: tone-mapping of HDR)
 #   g++, make, cmake, nasm              torch-sys, SQLite and libjpeg-turbo are compiled here
 #   python3-pip, unzip                  libtorch is published as a Python wheel
 #   ffmpeg                              the tests, the demo and the benchmark make their clips with it
+#   libcurl4                            the MongoDB server that the tests start is linked with it
 #   python3-venv                        `make bench` runs the old way in an environment of its own
 #   git, ca-certificates                what a minimal machine lacks
 debian_packages=(
-  libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
+  libavcodec-dev libavfilter-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
   pkg-config clang g++ make cmake nasm
-  python3 python3-pip python3-venv unzip ffmpeg git ca-certificates
+  python3 python3-pip python3-venv unzip ffmpeg libcurl4 git ca-certificates
 )
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -68,7 +70,7 @@ check_elsewhere() {
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
   if command -v pkg-config >/dev/null; then
-    for library in libavcodec libavformat libavutil libswscale libswresample; do
+    for library in libavcodec libavfilter libavformat libavutil libswscale libswresample; do
       pkg-config --exists "$library" || missing+=("the development files of $library")
     done
   fi

@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Box and name every object in videos: writes annotated copies, and the detections as data.
     Detect(DetectArgs),
+    /// Measure how well a model finds the objects that are marked in pictures: COCO's AP and AR.
+    Eval(EvalArgs),
 }
 
 /// Arguments of `boxreel detect`.
@@ -36,7 +38,8 @@ pub struct DetectArgs {
     #[arg(long)]
     pub exist_ok: bool,
 
-    /// Draw, count and write to txt only detections of at least this score (0 to 1).
+    /// Draw, count and write to txt only detections of at least this score (0 to 1). The JSON and the CSV hold all
+    /// from 0.05 up, so that the threshold can be chosen again later.
     #[arg(long, default_value_t = 0.3, value_parser = fraction)]
     pub conf: f32,
 
@@ -48,7 +51,7 @@ pub struct DetectArgs {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_det: u32,
 
-    /// Only these classes, by name, separated by commas: person,car.
+    /// Draw, count and write to txt only these classes, by name, separated by commas: person,car.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub classes: Vec<String>,
 
@@ -68,7 +71,7 @@ pub struct DetectArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub batch: Option<u32>,
 
-    /// Weights (safetensors). Default: the weights that came with Boxreel.
+    /// Weights (safetensors, or a file of torch.save). Default: the weights that came with Boxreel.
     #[arg(long, value_name = "PATH", env = "BOXREEL_MODEL")]
     pub model: Option<PathBuf>,
 
@@ -97,6 +100,46 @@ pub struct DetectArgs {
     pub json: bool,
 
     /// Print nothing but errors.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Arguments of `boxreel eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Folder of the pictures (JPEG, PNG or WebP), under the file names that the annotations give.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+
+    /// What is in the pictures: a COCO instances file (JSON). Classes are matched by name.
+    #[arg(long, value_name = "FILE")]
+    pub annotations: PathBuf,
+
+    /// Weights (safetensors, or a file of torch.save). Default: the weights that came with Boxreel.
+    #[arg(long, value_name = "PATH", env = "BOXREEL_MODEL")]
+    pub model: Option<PathBuf>,
+
+    /// Where the network runs: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Arithmetic of the network: auto, fp32, bf16 or fp16. auto takes what the processor is built for.
+    #[arg(long, default_value = "auto")]
+    pub precision: PrecisionChoice,
+
+    /// Only the first N pictures, by their id in the annotations.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
+    /// Also write the detections to this file, as COCO results (JSON), which pycocotools reads.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print no progress.
     #[arg(long, short)]
     pub quiet: bool,
 }

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use common::clock::{Clock, SystemClock};
-use common::job::{Ended, JobId, Settings};
+use common::files::trouble;
+use common::job::{Ended, ErrorCode, Failure, JobId, Settings};
 use common::segment::Stage;
 use common::store::{Job, NewJob};
 use infer::{Detector, DetectorSettings, ModelFile};
@@ -17,7 +18,6 @@ use crate::progress::Display;
 use crate::report::{self, Outcome, Report};
 use crate::run_folder::{Run, RunFolder, Video};
 use crate::sources::{self, SourceFile};
-use crate::weights;
 
 const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
@@ -35,7 +35,7 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
     }
     let model = match &arguments.model {
         Some(path) => path.clone(),
-        None => weights::default_path()?,
+        None => infer::weights::default_path()?,
     };
     let model =
         ModelFile::open(&model).with_context(|| format!("The weights {} cannot be used", model.display()))?;
@@ -65,9 +65,26 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
 
     let outcome = work(&folder, detector, &arguments, &display).await;
     display.finish();
-    let Some(outcomes) = outcome? else {
-        eprintln!("boxreel: interrupted; the same command continues in {}", folder.path.display());
-        return Ok(ExitCode::from(INTERRUPTED));
+    let outcomes = match outcome {
+        Ok(Some(outcomes)) => outcomes,
+        Ok(None) => {
+            eprintln!("boxreel: interrupted; the same command continues in {}", folder.path.display());
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Err(error) => {
+            let error = anyhow!(
+                "The run in {} had to be given up ({error:#}); free some space there or check the disk, then start it \
+                 again.",
+                folder.path.display()
+            );
+            // What an earlier, interrupted run had done may still be continued.
+            if !folder.resumed
+                && let Err(error) = folder.finish()
+            {
+                tracing::warn!(%error, "the run's temporary files could not be removed");
+            }
+            return Err(error);
+        }
     };
     let report =
         Report { out: folder.path.clone(), seconds: started.elapsed().as_secs_f64(), outcomes, unusable };
@@ -77,6 +94,11 @@ pub async fn run(arguments: DetectArgs) -> Result<ExitCode> {
         report.print();
     }
     report.print_failures();
+    if report.outcomes.iter().any(|outcome| outcome.waiting) {
+        // Only their last step is missing, so they are kept for the next try.
+        eprintln!("boxreel: the same command puts what is finished in its place");
+        return Ok(ExitCode::FAILURE);
+    }
     folder.finish().context("Cannot remove the run's temporary files")?;
     Ok(if report.all_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -122,10 +144,11 @@ async fn follow(folder: &RunFolder, pipeline: &Pipeline, display: &Display) -> R
             let Some(job) = pipeline.store.job(video.job).await? else { continue };
             display.show(&job, pipeline).await?;
             if job.timeline.status().is_final() {
-                *outcome = Some(end(folder, video, job, pipeline, display)?);
+                *outcome = Some(end(folder, video, job, pipeline, display));
             }
         }
         display.draw();
+        pipeline.check_store()?;
         if outcomes.iter().all(Option::is_some) {
             return Ok(outcomes.into_iter().flatten().collect());
         }
@@ -134,28 +157,28 @@ async fn follow(folder: &RunFolder, pipeline: &Pipeline, display: &Display) -> R
     }
 }
 
-fn end(
-    folder: &RunFolder,
-    video: &Video,
-    job: Job,
-    pipeline: &Pipeline,
-    display: &Display,
-) -> Result<Outcome> {
+fn end(folder: &RunFolder, video: &Video, job: Job, pipeline: &Pipeline, display: &Display) -> Outcome {
     let made = pipeline.volume.job(video.job);
-    let failure = match &job.timeline.ended {
+    let mut failure = match &job.timeline.ended {
         Some(Ended::Failed(failure)) => Some(failure.clone()),
         Some(Ended::Cancelled) | None => None,
     };
-    let results = if failure.is_none() {
-        let results = folder.path.join(&video.folder);
-        export::publish(&made, &results, &video.folder, &folder.state())
-            .with_context(|| format!("Cannot put the results into {}", results.display()))?
+    let (mut results, mut waiting) = (Exported::default(), false);
+    if failure.is_none() {
+        let place = folder.path.join(&video.folder);
+        match export::publish(&made, &place, &video.folder, &folder.state()) {
+            Ok(exported) => results = exported,
+            Err(error) => {
+                let message = trouble(&format!("put the results into {}", place.display()), &error);
+                failure = Some(Failure { code: ErrorCode::PostprocessingError, message });
+                waiting = true;
+            }
+        }
     } else {
         export::discard(&made);
-        Exported::default()
-    };
+    }
     display.ended(video, failure.as_ref());
-    Ok(Outcome { video: video.clone(), job, failure, results })
+    Outcome { video: video.clone(), job, failure, results, waiting }
 }
 
 fn settings(arguments: &DetectArgs, classes: Vec<u16>, detector: &Detector) -> Settings {

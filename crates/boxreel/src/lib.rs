@@ -5,13 +5,13 @@
 
 pub mod cli;
 mod detect;
+mod eval;
 mod export;
 mod pipeline;
 mod progress;
 mod report;
 mod run_folder;
 mod sources;
-mod weights;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -38,11 +38,15 @@ pub fn run(cli: cli::Cli) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let cli::Command::Detect(arguments) = cli.command;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(detect::run(arguments));
+            let ended = runtime.block_on(async {
+                match cli.command {
+                    cli::Command::Detect(arguments) => detect::run(arguments).await,
+                    cli::Command::Eval(arguments) => eval::run(arguments).await,
+                }
+            });
             // A batch still in the network may take seconds; nothing waits for its result any more.
             runtime.shutdown_background();
             ended

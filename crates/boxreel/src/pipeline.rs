@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use common::clock::SystemClock;
 use common::files::Volume;
 use common::meter::Meter;
@@ -24,10 +24,14 @@ const PACK_BUDGET: u64 = 300 << 20;
 /// Claims at once for the stage that feeds the network: one computes while another reads or publishes.
 const DETECT_SLOTS: usize = 3;
 
+/// How long the store may refuse every write before the run is given up.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The running stages.
 pub struct Pipeline {
     /// Where jobs are.
     pub store: Arc<dyn JobStore>,
+    sqlite: SqliteStore,
     /// Where their files are.
     pub volume: Volume,
     /// Tells of changes.
@@ -48,6 +52,7 @@ impl Pipeline {
             .context("Cannot open the run's store")?;
         // The run's folder is locked: whoever held these leases is gone, and no attempt of theirs has failed.
         store.hand_back_all().await.context("Cannot free what a killed process held")?;
+        let sqlite = store.clone();
         let store: Arc<dyn JobStore> = Arc::new(store);
         let volume = Volume::new(state.join("volume"));
         let hints = Hints::new();
@@ -83,6 +88,9 @@ impl Pipeline {
             let settings = LoopSettings {
                 slots,
                 meter: meter.clone(),
+                // There is no other worker that could take over: files that are all at fault must each get their
+                // answer.
+                streak: 0,
                 ..LoopSettings::new(format!("{}-{}", work.stage(), std::process::id()))
             };
             let (store, hints, stop) = (store.clone(), hints.clone(), stop.clone());
@@ -91,7 +99,20 @@ impl Pipeline {
             });
         }
         tasks.spawn(pre::reconcile::run(store.clone(), hints.clone(), stop.clone()));
-        Ok(Self { store, volume, hints, meter, stop, tasks })
+        Ok(Self { store, sqlite, volume, hints, meter, stop, tasks })
+    }
+
+    /// Whether the store takes what the stages report.
+    ///
+    /// # Errors
+    /// When it has refused for so long that waiting makes no sense: the disk is full, or gone.
+    pub fn check_store(&self) -> Result<()> {
+        match self.sqlite.refuses_writes() {
+            Some((time, why)) if time >= STORE_PATIENCE => {
+                Err(anyhow!("its progress cannot be recorded: {why}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Stops every stage: children are killed, leases handed back, drafts removed.

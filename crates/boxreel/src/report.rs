@@ -21,6 +21,8 @@ pub struct Outcome {
     pub failure: Option<Failure>,
     /// What it left.
     pub results: Exported,
+    /// Whether it is finished and only waits to be put in its place.
+    pub waiting: bool,
 }
 
 /// How the run ended.
@@ -116,7 +118,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
         "folder": outcome.results.folder,
         "mp4": outcome.results.mp4,
         "avi": outcome.results.avi,
-        "status": timeline.status().as_str(),
+        "status": outcome.failure.as_ref().map_or(timeline.status(), |failure| failure.code.into()).as_str(),
         "seconds": round(seconds),
         "stages": {
             "preprocessing": span(timeline.preprocessing_start, timeline.preprocessing_end),

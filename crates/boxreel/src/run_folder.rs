@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use common::files::publish_bytes;
 use common::job::{JobId, Settings};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,8 @@ pub struct RunFolder {
     pub run: Run,
     /// Whether an unfinished run is continued.
     pub resumed: bool,
+    // What this run made, the innermost first: all of it goes again if nothing comes of the run.
+    made: Vec<PathBuf>,
     // Held, not read: the lock goes with the process, however that ends.
     _lock: File,
 }
@@ -64,14 +66,15 @@ impl RunFolder {
     /// When the folder cannot be made, or another process is at work in it.
     pub fn take(base: &Path, exist_ok: bool, run: Run) -> Result<Self> {
         if exist_ok {
-            fs::create_dir_all(base).with_context(|| cannot_make(base))?;
+            let made = missing(base);
+            fs::create_dir_all(base).map_err(|error| cannot_make(base, &error))?;
             return match Self::open(base, &run)? {
                 Opened::Mine(folder) => Ok(folder),
                 Opened::Busy => bail!(
                     "Another boxreel is at work in {}; wait for it, or name another --out.",
                     base.display()
                 ),
-                Opened::Other => Self::begin(base, run),
+                Opened::Other => Self::begin(base, made, run),
             };
         }
         // The newest candidate first: that is where a run that was just interrupted lies.
@@ -86,15 +89,23 @@ impl RunFolder {
                 return Ok(folder);
             }
         }
+        let mut made = Vec::new();
         if let Some(parent) = base.parent() {
-            fs::create_dir_all(parent).with_context(|| cannot_make(parent))?;
+            made = missing(parent);
+            fs::create_dir_all(parent).map_err(|error| cannot_make(parent, &error))?;
         }
         for number in 1.. {
             let path = numbered(base, number);
             match fs::create_dir(&path) {
-                Ok(()) => return Self::begin(&path, run),
+                Ok(()) => {
+                    made.insert(0, path.clone());
+                    return Self::begin(&path, made, run);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| cannot_make(&path)),
+                Err(error) => {
+                    remove_empty(&made);
+                    return Err(cannot_make(&path, &error));
+                }
             }
         }
         bail!("No free folder name is left beside {}.", base.display())
@@ -106,13 +117,14 @@ impl RunFolder {
         let Some(lock) = lock(&state)? else { return Ok(Opened::Busy) };
         match serde_json::from_slice::<Run>(&text) {
             Ok(unfinished) if unfinished.is_same_as(run) => {
-                Ok(Opened::Mine(Self { path: path.to_owned(), run: unfinished, resumed: true, _lock: lock }))
+                let (path, made) = (path.to_owned(), vec![path.to_owned()]);
+                Ok(Opened::Mine(Self { path, run: unfinished, resumed: true, made, _lock: lock }))
             }
             _ => Ok(Opened::Other),
         }
     }
 
-    fn begin(path: &Path, run: Run) -> Result<Self> {
+    fn begin(path: &Path, made: Vec<PathBuf>, run: Run) -> Result<Self> {
         let state = path.join(STATE);
         let begun = (|| {
             match fs::remove_dir_all(&state) {
@@ -123,8 +135,18 @@ impl RunFolder {
             publish_bytes(&state.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
             lock.ok_or_else(|| io::Error::other("another boxreel is at work there"))
         })();
-        let lock = begun.with_context(|| format!("Cannot start a run in {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), run, resumed: false, _lock: lock })
+        match begun {
+            Ok(lock) => Ok(Self { path: path.to_owned(), run, resumed: false, made, _lock: lock }),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&state);
+                remove_empty(&made);
+                Err(anyhow!(
+                    "Cannot start a run in {} ({error}); check who may write there and whether the disk is full, or \
+                     name another folder with --out.",
+                    path.display()
+                ))
+            }
+        }
     }
 
     /// Where everything unfinished lives.
@@ -133,14 +155,13 @@ impl RunFolder {
         self.path.join(STATE)
     }
 
-    /// Removes what belongs to the unfinished run, and the folder itself if it then holds nothing.
+    /// Removes what belongs to the unfinished run, and the folders the run made if they then hold nothing.
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn finish(self) -> io::Result<()> {
         fs::remove_dir_all(self.state())?;
-        // Fails when there are results, which is as it should be.
-        let _ = fs::remove_dir(&self.path);
+        remove_empty(&self.made);
         Ok(())
     }
 }
@@ -173,8 +194,23 @@ fn numbered(base: &Path, number: u32) -> PathBuf {
     base.with_file_name(name)
 }
 
-fn cannot_make(path: &Path) -> String {
-    format!("Cannot make the folder {}", path.display())
+/// The folders of `path`, itself first, that do not exist yet.
+fn missing(path: &Path) -> Vec<PathBuf> {
+    let named = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty());
+    named.take_while(|folder| !folder.exists()).map(Path::to_owned).collect()
+}
+
+/// Removes folders, the innermost first, as far as they are empty.
+fn remove_empty(folders: &[PathBuf]) {
+    // Fails at the first that holds something, such as results, which is as it should be.
+    let _ = folders.iter().try_for_each(fs::remove_dir);
+}
+
+fn cannot_make(path: &Path, error: &io::Error) -> anyhow::Error {
+    anyhow!(
+        "Cannot make the folder {} ({error}); check who may write there, or name another folder with --out.",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -219,6 +255,21 @@ mod tests {
         let same = RunFolder::take(&base, false, run(0.3)).unwrap();
         assert!(same.resumed && same.path == base);
         assert_eq!(same.run.videos[0].job, job, "its jobs are found again");
+    }
+
+    #[test]
+    fn a_run_that_comes_to_nothing_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let kept = root.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        RunFolder::take(&kept.join("runs/detect/predict"), false, run(0.3)).unwrap().finish().unwrap();
+        RunFolder::take(&kept.join("new/folder"), true, run(0.3)).unwrap().finish().unwrap();
+        RunFolder::take(&kept, true, run(0.3)).unwrap().finish().unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "what was there stays");
+        assert_eq!(fs::read_dir(&kept).unwrap().count(), 0);
+        fs::write(kept.join("file"), "").unwrap();
+        let error = RunFolder::take(&kept.join("file/predict"), false, run(0.3)).err().unwrap().to_string();
+        assert!(error.contains("--out") && !error.contains('\n'), "{error}");
     }
 
     #[test]

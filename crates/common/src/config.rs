@@ -83,6 +83,16 @@ pub fn check_environment<I: IntoIterator<Item = String>>(names: I) -> Result<(),
     Err(ConfigError(format!("The environment variable {unknown} is none of Boxreel's: {hint}")))
 }
 
+/// The variables of a program's settings that are not on the list of [`VARIABLES`], which a test holds to be none.
+#[must_use]
+pub fn unlisted(command: &clap::Command) -> Vec<String> {
+    command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned))
+        .filter(|name| !VARIABLES.contains(&name.as_str()))
+        .collect()
+}
+
 /// The names of this process's environment variables.
 pub fn environment_names() -> impl Iterator<Item = String> {
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
@@ -202,13 +212,9 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
-/// Settings that every service has.
+/// Where the services of a cluster meet.
 #[derive(Debug, Clone, Args)]
-pub struct ServiceArgs {
-    /// Address and port to listen on. Without tokens only loopback addresses are allowed.
-    #[arg(long, env = "BOXREEL_LISTEN", value_name = "ADDRESS:PORT")]
-    pub listen: Option<SocketAddr>,
-
+pub struct ClusterArgs {
     /// The shared volume.
     #[arg(long, env = "BOXREEL_DATA_DIR", default_value = "/mnt", value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -224,6 +230,28 @@ pub struct ServiceArgs {
     /// The name of the database.
     #[arg(long, env = "BOXREEL_MONGO_DATABASE", default_value = "boxreel", value_name = "NAME")]
     pub mongo_database: String,
+}
+
+impl ClusterArgs {
+    /// The database's URI.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn mongo(&self) -> Result<Secret, ConfigError> {
+        secret("BOXREEL_MONGO_URI", self.mongo_uri.as_ref(), self.mongo_uri_file.as_ref())?.ok_or_else(|| {
+            ConfigError(
+                "No database is named: set BOXREEL_MONGO_URI, such as mongodb://localhost:27017.".to_owned(),
+            )
+        })
+    }
+}
+
+/// Settings that every service has.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// Address and port to listen on. Without tokens only loopback addresses are allowed.
+    #[arg(long, env = "BOXREEL_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 
     /// What users and programs must send as a bearer token.
     #[arg(long, env = "BOXREEL_API_TOKEN", hide_env_values = true, value_name = "TOKEN")]
@@ -273,18 +301,6 @@ pub struct ServiceArgs {
 }
 
 impl ServiceArgs {
-    /// The database's URI.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn mongo(&self) -> Result<Secret, ConfigError> {
-        secret("BOXREEL_MONGO_URI", self.mongo_uri.as_ref(), self.mongo_uri_file.as_ref())?.ok_or_else(|| {
-            ConfigError(
-                "No database is named: set BOXREEL_MONGO_URI, such as mongodb://localhost:27017.".to_owned(),
-            )
-        })
-    }
-
     /// The API token.
     ///
     /// # Errors

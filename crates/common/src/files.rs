@@ -12,6 +12,10 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::job::JobId;
 use crate::segment::Token;
 
+mod leftovers;
+
+pub use leftovers::{Entry, Kind};
+
 /// A file that a document names: only such files are ever read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
@@ -321,6 +325,25 @@ pub fn is_draft(name: &str) -> bool {
 /// When the folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// One sentence for the user on something that could not be read or written: `doing` completes "could not …".
+#[must_use]
+pub fn trouble(doing: &str, error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            format!("The disk is full: could not {doing}. Free some space and try again.")
+        }
+        Kind::FileTooLarge => format!(
+            "Could not {doing}: the file grew beyond the largest allowed here. Raise the file size limit, or split \
+             the video."
+        ),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            format!("No permission to {doing}. Check who owns the folder and whether it is read-only.")
+        }
+        _ => format!("Could not {doing}: {error}. Check the disk and try again."),
+    }
 }
 
 /// Publishes `bytes` as the file at `path`.

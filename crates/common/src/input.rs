@@ -37,7 +37,7 @@ pub async fn named_file(
             Err(error) => error,
         };
         if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) {
-            return Err(JobError::retry_because(format!("{} cannot be read", record.name), error));
+            return Err(JobError::storage(&format!("read {}", record.name), error));
         }
         if started.elapsed() >= PATIENCE {
             return Err(JobError::send_back(maker, format!("{}: {error}", record.name)));

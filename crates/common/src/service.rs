@@ -16,18 +16,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::ServiceArgs;
+use crate::config::{ConfigError, Secret, ServiceArgs};
 use crate::files::Volume;
 use crate::http_error::HttpError;
 use crate::meter::Meter;
 use crate::metrics::LoopMetrics;
 use crate::segment::Stage;
 use crate::store::{Offer, Store, Worker};
-use crate::timeline::Reports;
+use crate::timeline::{self, Reports, TimelineClient};
 use crate::worker::{self, Hints, LoopEnd, LoopSettings, Work};
 
 pub mod auth;
 pub mod health;
+pub mod program;
 mod serve;
 pub mod telemetry;
 
@@ -85,9 +86,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service named `name` on `store` and `volume`; nothing runs yet.
+    /// A service named `name` on `store` and `volume`, which ends when `stop` is cancelled; nothing runs yet.
     #[must_use]
-    pub fn new(name: &'static str, args: &ServiceArgs, store: Arc<dyn Store>, volume: Volume) -> Self {
+    pub fn new(
+        name: &'static str,
+        args: &ServiceArgs,
+        store: Arc<dyn Store>,
+        volume: Volume,
+        stop: CancellationToken,
+    ) -> Self {
         crypto();
         let health = Health::new(store.clone(), volume.root().to_owned());
         Self {
@@ -99,7 +106,7 @@ impl Service {
             meter: Arc::default(),
             registry: Registry::new(),
             health,
-            stop: CancellationToken::new(),
+            stop,
             refresh: None,
             lease: Duration::from_secs(args.lease_seconds),
             stall: Duration::from_secs(args.stall_seconds),
@@ -117,6 +124,16 @@ impl Service {
     #[must_use]
     pub fn refreshing(self, refresh: Refresh) -> Self {
         Self { refresh: Some(refresh), ..self }
+    }
+
+    /// Starts to report to the pre at `url`, if one is named.
+    ///
+    /// # Errors
+    /// When `url` is none.
+    pub fn reports(&self, url: Option<&str>, token: Option<Secret>) -> Result<Option<Reports>, ConfigError> {
+        let Some(url) = url else { return Ok(None) };
+        let client = TimelineClient::new(url, token)?;
+        Ok(Some(timeline::start(client, self.store.clone(), self.stop.clone())))
     }
 
     /// Works on `stages` and serves `router` (with `/healthz`, `/readyz` and `/metrics` added) at `listener` until

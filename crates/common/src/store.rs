@@ -12,6 +12,7 @@ use crate::segment::{Cut, Lease, LeaseRecord, Segment, Stage, State, Token};
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub mod mongo;
 mod rules;
 pub mod sqlite;
 mod upkeep;

@@ -110,6 +110,13 @@ impl JobError {
         Self::Retry { message: message.into(), source: Cause::of(&*source) }
     }
 
+    /// Something on the volume could not be read or written, which may go well another time: `doing` completes
+    /// "could not …".
+    #[must_use]
+    pub fn storage(doing: &str, error: std::io::Error) -> Self {
+        Self::retry_because(crate::files::trouble(doing, &error), error)
+    }
+
     /// It failed, and will again.
     #[must_use]
     pub fn fail(message: impl Into<String>) -> Self {

@@ -1,7 +1,7 @@
 //! The threads that own the model, and the queue before them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use std::collections::VecDeque;
@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use common::detection::Detection;
 use common::job::ModelKey;
 use common::pack::Pack;
+use prometheus::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -158,6 +159,7 @@ struct Inner {
     names: Vec<String>,
     device: Device,
     batch: usize,
+    observed: OnceLock<Histogram>,
 }
 
 impl Drop for Inner {
@@ -217,7 +219,15 @@ impl Detector {
             handles.push(handle);
         }
         let key = ModelKey { digest: found.digest, precision };
-        let inner = Inner { queue: Some(sender), threads: handles, key, names: found.names, device, batch };
+        let inner = Inner {
+            queue: Some(sender),
+            threads: handles,
+            key,
+            names: found.names,
+            device,
+            batch,
+            observed: OnceLock::new(),
+        };
         let detector = Self { inner: Arc::new(inner) };
         tracing::info!(device = %device, %precision, threads, batch, "{}", detector.describe());
         Ok(detector)
@@ -233,6 +243,17 @@ impl Detector {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.inner.names
+    }
+
+    /// Where the network runs.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.inner.device
+    }
+
+    /// Has the sizes of batches observed from now on. Only the first call counts.
+    pub fn observe_batches(&self, sizes: Histogram) {
+        let _ = self.inner.observed.set(sizes);
     }
 
     /// One line for people: what runs where.
@@ -277,6 +298,9 @@ impl Detector {
                     biased;
                     () = cancel.cancelled() => return Err(DetectError::Cancelled),
                     sent = queue.send(batch) => sent.map_err(|_| DetectError::Dead)?,
+                }
+                if let Some(sizes) = inner.observed.get() {
+                    sizes.observe(wanted.len() as f64);
                 }
                 waiting.push_back(answered);
             }

@@ -44,7 +44,7 @@ impl Work for DetectStage {
         let path = named_file(work, &folder, pack, Stage::Decode).await?;
         let pack = blocking(move || Pack::read(&path))
             .await
-            .map_err(|error| JobError::retry_because("The pack cannot be read.", error))?;
+            .map_err(|error| JobError::storage("read the decoded frames", error))?;
         let numbers: Vec<u32> = settings.detected_frames(segment.first, segment.last).collect();
         if pack.len() != numbers.len() {
             return Err(JobError::send_back(Stage::Decode, "the pack holds other frames than planned"));
@@ -77,7 +77,7 @@ impl Work for DetectStage {
             folder.record(&draft.publish()?)
         })
         .await
-        .map_err(|error| JobError::retry_because("The detections cannot be stored.", error))?;
+        .map_err(|error| JobError::storage("store the detections", error))?;
         Ok(Output::Detected { detections })
     }
 

@@ -1,17 +1,21 @@
-//! Weights files: safetensors, checked against the architecture before a single tensor reaches libtorch.
-//!
-//! Layout of a safetensors file: length of the header (u64, little-endian), the header (JSON: name →
-//! dtype, shape, byte range; `__metadata__` → strings), then the bytes.
+//! Weights files: safetensors, or what `torch.save` wrote, checked against the architecture before a single tensor
+//! reaches libtorch.
+
+mod pickle;
+mod safetensors;
+mod torch_save;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::labels::COCO;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::ssd300;
+
+/// Larger files are not read into memory: a checkpoint with its optimizer's state has some 200 MB.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Why a model cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,10 +28,10 @@ pub enum ModelError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not safetensors, or is damaged.
+    /// The file is neither safetensors nor of `torch.save`, or is damaged.
     #[error(
-        "{} is no usable weights file: {reason}; give a .safetensors file (scripts/convert_checkpoint.py \
-         makes one from a PyTorch checkpoint)", path.display()
+        "{} is no usable weights file: {reason}; give a .safetensors file, or a checkpoint that torch.save wrote",
+        path.display()
     )]
     Malformed {
         /// The file.
@@ -51,6 +55,35 @@ pub enum ModelError {
     Network(#[from] ssd300::NetworkError),
 }
 
+/// The weights that came with Boxreel are not where they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "The weights ({FILE}) are in none of: {}. Name them with --model or BOXREEL_MODEL.",
+    .0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+)]
+pub struct NoWeights(pub Vec<PathBuf>);
+
+const FILE: &str = "ssd300-v0.safetensors";
+
+/// The weights that came with Boxreel: beside the program, in an installation's `share/boxreel/models`, in the
+/// present folder's `models`, or in the tree the program was built in.
+///
+/// # Errors
+/// When they are in none of these places; the sentence names them.
+pub fn default_path() -> Result<PathBuf, NoWeights> {
+    let mut places = Vec::new();
+    if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        places.push(folder.join("models"));
+        places.push(folder.join("../share/boxreel/models"));
+    }
+    places.push(PathBuf::from("models"));
+    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"));
+    match places.iter().map(|place| place.join(FILE)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => Err(NoWeights(places)),
+    }
+}
+
 /// A weights file that was read once and found to fit: its identity, not its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {
@@ -66,7 +99,7 @@ impl ModelFile {
     /// Reads and checks the weights at `path`. Touches no device.
     ///
     /// # Errors
-    /// When the file can't be read, is no safetensors, or holds other tensors than the architecture's.
+    /// When the file can't be read, is no weights file, or holds other tensors than the architecture's.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         Ok(read(path)?.0)
     }
@@ -109,82 +142,115 @@ impl StateDict {
     }
 }
 
-#[derive(Deserialize)]
-struct Entry {
-    dtype: String,
+/// What a file holds, not yet held against the architecture.
+struct Contents<'a> {
+    tensors: BTreeMap<String, Found<'a>>,
+    /// The classes' names, if it says them.
+    names: Option<Vec<String>>,
+    /// How many outputs a box has, background included, if it says so.
+    classes: Option<usize>,
+}
+
+/// A tensor in a file.
+struct Found<'a> {
+    dtype: Dtype,
     shape: Vec<usize>,
-    data_offsets: [usize; 2],
+    /// Elements from one index to the next along each axis; none when they lie in order, without gaps.
+    strides: Option<Vec<usize>>,
+    /// From its first element on.
+    bytes: &'a [u8],
+}
+
+/// How numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+    F64,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+    /// One that no weights are stored as.
+    Strange,
+}
+
+impl Dtype {
+    fn of_safetensors(name: &str) -> Self {
+        match name {
+            "F32" => Self::F32,
+            "F16" => Self::F16,
+            "BF16" => Self::Bf16,
+            "F64" => Self::F64,
+            "I64" => Self::I64,
+            "I32" => Self::I32,
+            "I16" => Self::I16,
+            "I8" => Self::I8,
+            "U8" => Self::U8,
+            "BOOL" => Self::Bool,
+            _ => Self::Strange,
+        }
+    }
+
+    /// Bytes of a number.
+    fn width(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool | Self::Strange => 1,
+        }
+    }
 }
 
 /// Reads the file: its identity and its tensors, checked against the architecture.
 pub(crate) fn read(path: &Path) -> Result<(ModelFile, StateDict), ModelError> {
-    let bytes = fs::read(path).map_err(|source| ModelError::Unreadable { path: path.to_owned(), source })?;
+    let unreadable = |source| ModelError::Unreadable { path: path.to_owned(), source };
     let malformed = |reason: String| ModelError::Malformed { path: path.to_owned(), reason };
-    let (metadata, entries, data) = parse(&bytes).map_err(malformed)?;
-    let (classes, names) = classes(&metadata, &entries).map_err(malformed)?;
-    if let Some(reason) = misfit(&entries, classes) {
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_BYTES {
+        return Err(malformed(format!("it has {} GB, far more than this network", size / 1_000_000_000)));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let parse = if torch_save::is(&bytes) { torch_save::parse } else { safetensors::parse };
+    let Contents { mut tensors, names, classes } = parse(&bytes).map_err(malformed)?;
+    tensors.retain(|name, _| !ignored(name));
+    let (classes, names) = self::classes(classes, names, &tensors).map_err(malformed)?;
+    if let Some(reason) = misfit(&tensors, classes) {
         return Err(ModelError::Misfit { path: path.to_owned(), reason });
     }
-    let mut tensors = HashMap::with_capacity(entries.len());
-    for (name, entry) in entries.into_iter().filter(|(name, _)| !ignored(name)) {
-        let values = decode(&entry, data).map_err(|reason| malformed(format!("{name} {reason}")))?;
-        tensors.insert(name, Array { shape: entry.shape, data: values });
+    // The architecture's own tensors never share their numbers. Where a file's do, a small one could ask for much
+    // memory.
+    let stored: usize = tensors.values().map(|found| found.count() * found.dtype.width()).sum();
+    if stored > bytes.len() {
+        return Err(malformed("its tensors overlap".to_owned()));
+    }
+    let mut dict = HashMap::with_capacity(tensors.len());
+    for (name, found) in tensors {
+        let data = found.decode().map_err(|reason| malformed(format!("{name} {reason}")))?;
+        dict.insert(name, Array { shape: found.shape, data });
     }
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((ModelFile { path: path.to_owned(), digest, names }, StateDict { tensors, classes }))
-}
-
-type Parsed<'a> = (HashMap<String, String>, BTreeMap<String, Entry>, &'a [u8]);
-
-fn parse(bytes: &[u8]) -> Result<Parsed<'_>, String> {
-    let (length, rest) = bytes.split_first_chunk::<8>().ok_or("it is shorter than a safetensors header")?;
-    let header = usize::try_from(u64::from_le_bytes(*length))
-        .ok()
-        .and_then(|length| rest.split_at_checked(length))
-        .ok_or("it is not safetensors, or is cut short")?;
-    let (header, data) = header;
-    let mut map: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(header).map_err(|_| "it is not safetensors (its header is not JSON)")?;
-    let metadata = match map.remove("__metadata__") {
-        Some(value) => serde_json::from_value(value).map_err(|_| "its metadata are not strings")?,
-        None => HashMap::new(),
-    };
-    let mut entries = BTreeMap::new();
-    for (name, value) in map {
-        let entry: Entry = serde_json::from_value(value)
-            .map_err(|_| format!("its header describes {name} in a way safetensors does not"))?;
-        let [start, end] = entry.data_offsets;
-        if start > end || end > data.len() {
-            return Err(format!("it is cut short: {name} lies beyond its end"));
-        }
-        entries.insert(name, entry);
-    }
-    Ok((metadata, entries, data))
+    Ok((ModelFile { path: path.to_owned(), digest, names }, StateDict { tensors: dict, classes }))
 }
 
 /// How many outputs there are, and what they are called.
 fn classes(
-    metadata: &HashMap<String, String>,
-    entries: &BTreeMap<String, Entry>,
+    stated: Option<usize>,
+    names: Option<Vec<String>>,
+    tensors: &BTreeMap<String, Found<'_>>,
 ) -> Result<(usize, Vec<String>), String> {
-    let coco = || COCO.iter().map(|(_, name)| (*name).to_owned()).collect::<Vec<_>>();
-    let names: Option<Vec<String>> = match metadata.get("names") {
-        Some(text) => {
-            Some(serde_json::from_str(text).map_err(|_| "its `names` are not a JSON list of strings")?)
-        }
-        None => None,
-    };
-    let stated = match metadata.get("classes") {
-        Some(text) => Some(text.parse::<usize>().map_err(|_| "its `classes` is no number")?),
-        None => None,
-    };
     // The file may say nothing: the width of the first conf head tells then.
-    let measured = entries
+    let measured = tensors
         .get("conf.0.bias")
-        .and_then(|entry| entry.shape.first())
+        .and_then(|found| found.shape.first())
+        .filter(|width| **width > 0 && width.is_multiple_of(ssd300::BOXES_PER_CELL[0]))
         .map(|width| width / ssd300::BOXES_PER_CELL[0]);
     let classes =
-        stated.or_else(|| names.as_ref().map(|names| names.len() + 1)).or(measured).unwrap_or(COCO.len() + 1);
+        stated.or(measured).or_else(|| names.as_ref().map(|names| names.len() + 1)).unwrap_or(COCO.len() + 1);
     // A class index travels as 16 bits, and a model without classes detects nothing.
     if !(2..=usize::from(u16::MAX)).contains(&classes) {
         return Err(format!("it claims {classes} classes with background, and needs 2 to 65535"));
@@ -196,9 +262,12 @@ fn classes(
             names.len(),
             classes - 1
         )),
-        None if classes == COCO.len() + 1 => Ok((classes, coco())),
+        None if classes == COCO.len() + 1 => {
+            Ok((classes, COCO.iter().map(|(_, name)| (*name).to_owned()).collect()))
+        }
         None => Err(format!(
-            "it has {} classes and does not name them; add their names as a JSON list under `names` in its metadata",
+            "it has {} classes and does not name them; add their names as a JSON list under `names` in its metadata, \
+             which scripts/convert_checkpoint.py --names does",
             classes - 1
         )),
     }
@@ -210,19 +279,16 @@ fn ignored(name: &str) -> bool {
 }
 
 /// Every difference between the file and the architecture, as one phrase; none when it fits.
-fn misfit(entries: &BTreeMap<String, Entry>, classes: usize) -> Option<String> {
+fn misfit(tensors: &BTreeMap<String, Found<'_>>, classes: usize) -> Option<String> {
     let expected: BTreeMap<String, Vec<usize>> = ssd300::state_shapes(classes).into_iter().collect();
     let missing: Vec<_> =
-        expected.keys().filter(|name| !entries.contains_key(*name)).map(String::as_str).collect();
-    let unknown: Vec<_> = entries
-        .keys()
-        .filter(|name| !ignored(name) && !expected.contains_key(*name))
-        .map(String::as_str)
-        .collect();
+        expected.keys().filter(|name| !tensors.contains_key(*name)).map(String::as_str).collect();
+    let unknown: Vec<_> =
+        tensors.keys().filter(|name| !expected.contains_key(*name)).map(String::as_str).collect();
     let misshaped: Vec<_> = expected
         .iter()
         .filter_map(|(name, shape)| {
-            let found = &entries.get(name)?.shape;
+            let found = &tensors.get(name)?.shape;
             (found != shape).then(|| format!("{name} ({found:?} instead of {shape:?})"))
         })
         .collect();
@@ -242,22 +308,54 @@ fn misfit(entries: &BTreeMap<String, Entry>, classes: usize) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// The values of one tensor as fp32.
-fn decode(entry: &Entry, data: &[u8]) -> Result<Vec<f32>, String> {
-    let bytes = &data[entry.data_offsets[0]..entry.data_offsets[1]];
-    let count: usize = entry.shape.iter().product();
-    let (width, values): (usize, Vec<f32>) = match entry.dtype.as_str() {
-        "F32" => (4, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-        "F16" => (2, bytes.as_chunks().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect()),
-        other => return Err(format!("is stored as {other}, and only F16 and F32 are read")),
-    };
-    if bytes.len() != count * width {
-        return Err("has another length than its shape says".to_owned());
+impl Found<'_> {
+    fn count(&self) -> usize {
+        self.shape.iter().product()
     }
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err("holds values that are not finite numbers".to_owned());
+
+    /// Its values as fp32, in the order of its axes.
+    fn decode(&self) -> Result<Vec<f32>, String> {
+        let values: Vec<f32> = match self.dtype {
+            Dtype::F32 => self.gather(f32::from_le_bytes),
+            Dtype::F16 => self.gather(|bytes| half(u16::from_le_bytes(bytes))),
+            Dtype::Bf16 => self.gather(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)),
+            Dtype::F64 => self.gather(|bytes| f64::from_le_bytes(bytes) as f32),
+            Dtype::Strange => {
+                return Err("is stored in a way that is not read: only F16, BF16, F32 and F64 are".to_owned());
+            }
+            other => {
+                return Err(format!("is stored as {other:?}, and only F16, BF16, F32 and F64 are read"));
+            }
+        };
+        let in_order = self.strides.is_none();
+        if values.len() != self.count() || in_order && self.bytes.len() != values.len() * self.dtype.width() {
+            return Err("has another length than its shape says".to_owned());
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err("holds values that are not finite numbers".to_owned());
+        }
+        Ok(values)
     }
-    Ok(values)
+
+    fn gather<const N: usize>(&self, number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        let (all, _) = self.bytes.as_chunks::<N>();
+        let Some(strides) = &self.strides else { return all.iter().map(|bytes| number(*bytes)).collect() };
+        let mut values = Vec::with_capacity(self.count());
+        let mut index = vec![0; self.shape.len()];
+        for _ in 0..self.count() {
+            let at: usize = index.iter().zip(strides).map(|(index, stride)| index * stride).sum();
+            values.extend(all.get(at).map(|bytes| number(*bytes)));
+            // The next index: the last axis runs fastest.
+            for (index, size) in index.iter_mut().zip(&self.shape).rev() {
+                *index += 1;
+                if *index < *size {
+                    break;
+                }
+                *index = 0;
+            }
+        }
+        values
+    }
 }
 
 /// IEEE 754 binary16 to binary32, exactly.

@@ -44,6 +44,11 @@ pub(crate) fn failure(doing: &str, code: c_int) -> MediaError {
     if is_of_the_system(code) {
         return MediaError::storage(doing, &io::Error::from_raw_os_error(-code));
     }
+    if code == -libc::ENOMEM {
+        return MediaError::Internal(format!(
+            "There is not enough memory to {doing}: free some, raise the memory limit, or scale the video down."
+        ));
+    }
     MediaError::Internal(format!("Could not {doing}: {}.", ffmpeg_next::Error::from(code)))
 }
 

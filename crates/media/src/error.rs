@@ -22,18 +22,6 @@ impl MediaError {
     /// The error for something of ours that could not be read or written: `doing` completes "could not …".
     #[must_use]
     pub fn storage(doing: &str, error: &std::io::Error) -> Self {
-        Self::Storage(match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => {
-                format!("The disk is full: could not {doing}. Free some space and try again.")
-            }
-            Some(libc::EFBIG) => format!(
-                "Could not {doing}: the file grew beyond the largest allowed here. Raise the file size limit, or \
-                 split the video."
-            ),
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
-                format!("No permission to {doing}. Check who owns the folder and whether it is read-only.")
-            }
-            _ => format!("Could not {doing}: {error}. Check the disk and try again."),
-        })
+        Self::Storage(common::files::trouble(doing, error))
     }
 }

@@ -150,12 +150,16 @@ pub(crate) fn open_input(path: &Path) -> Result<Input, MediaError> {
         code
     };
     if code < 0 {
+        // Demuxers use the code of a failing disk for damaged content too.
+        let by_content = code == -libc::EIO && reads_well(path);
         return Err(match av::failure(READING, code) {
             // Anything FFmpeg makes of the content itself is the content's fault.
-            MediaError::Internal(_) if code != -libc::ENOMEM => MediaError::Input(format!(
+            error if !by_content && (matches!(error, MediaError::Storage(_)) || code == -libc::ENOMEM) => {
+                error
+            }
+            _ => MediaError::Input(format!(
                 "The file is not a video in a format that can be read here, or it is damaged: {READABLE}."
             )),
-            error => error,
         });
     }
     // SAFETY: the context was opened just above, and is owned from here on.
@@ -164,13 +168,42 @@ pub(crate) fn open_input(path: &Path) -> Result<Input, MediaError> {
     let code = unsafe { ffi::avformat_find_stream_info(input.as_mut_ptr(), ptr::null_mut()) };
     if code < 0 {
         return Err(match av::failure(READING, code) {
-            MediaError::Internal(_) if code != -libc::ENOMEM => {
-                MediaError::Input(format!("The file is damaged and its streams can't be read: {READABLE}."))
-            }
-            error => error,
+            error if disk_failed(&input) || lacks_memory(code) => error,
+            _ => MediaError::Input(format!("The file is damaged and its streams can't be read: {READABLE}.")),
         });
     }
     Ok(input)
+}
+
+/// Whether the system can read the file's beginning, as far as a demuxer looks to open it.
+fn reads_well(path: &Path) -> bool {
+    let beginning =
+        File::open(path).and_then(|file| std::io::copy(&mut file.take(8 << 20), &mut std::io::sink()));
+    beginning.is_ok()
+}
+
+/// Whether a code means that memory ran out, not that a damaged table claims more entries than any memory holds.
+fn lacks_memory(code: std::ffi::c_int) -> bool {
+    code == -libc::ENOMEM && memory_is_short()
+}
+
+/// Whether as much as a large packet takes is not to be had.
+fn memory_is_short() -> bool {
+    // SAFETY: the memory is given back at once, untouched; null is fine.
+    unsafe {
+        let memory = ffi::av_malloc(16 << 20);
+        ffi::av_free(memory);
+        memory.is_null()
+    }
+}
+
+/// Whether reading from the open file failed, rather than making sense of what was read.
+fn disk_failed(input: &Input) -> bool {
+    // SAFETY: the context is open; its stream of bytes, if any, lives as long.
+    unsafe {
+        let bytes = (*input.as_ptr()).pb;
+        !bytes.is_null() && (*bytes).error < 0 && (*bytes).error != ffi::AVERROR_EOF
+    }
 }
 
 /// The streams of an open file. Borrowed from `input`; the pointers live as long as it does.
@@ -198,13 +231,16 @@ pub(crate) fn read_packet(input: &mut Input, packet: &mut Packet, wanted: usize)
         match code {
             0.. if packet.stream() == wanted && packet.size() > 0 => return Ok(true),
             0.. => failures = 0,
+            // Some demuxers take a packet there was no memory for for a damaged one, and look on for a whole one.
+            ffi::AVERROR_EOF if memory_is_short() => return Err(av::failure(READING, -libc::ENOMEM)),
             ffi::AVERROR_EOF => return Ok(false),
             code => {
                 failures += 1;
-                if let error @ MediaError::Storage(_) = av::failure(READING, code) {
-                    return Err(error);
+                // Neither is the end of the file, which would only seem to be shorter.
+                if lacks_memory(code) || disk_failed(input) {
+                    return Err(av::failure(READING, code));
                 }
-                if code != ffi::AVERROR_INVALIDDATA || failures > MOST_READ_ERRORS {
+                if ![ffi::AVERROR_INVALIDDATA, -libc::ENOMEM].contains(&code) || failures > MOST_READ_ERRORS {
                     return Ok(false);
                 }
             }

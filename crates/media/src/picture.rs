@@ -4,6 +4,7 @@ pub(crate) mod convert;
 mod jpeg;
 mod scale;
 mod shrink;
+mod tone;
 mod turn;
 
 use ffmpeg_next::ffi;

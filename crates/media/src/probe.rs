@@ -53,6 +53,15 @@ pub struct Color {
     pub transfer: u8,
 }
 
+/// How an HDR source codes light (ITU-R BT.2100).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Hdr {
+    /// Perceptual quantiser (SMPTE ST 2084).
+    Pq,
+    /// Hybrid log-gamma (ARIB STD-B67).
+    Hlg,
+}
+
 /// The video stream a job works on, as every stage must see it: it is part of the frame index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
@@ -78,6 +87,8 @@ pub struct VideoInfo {
     pub frame_rate: Ratio,
     /// Colour after conversion to 8-bit 4:2:0 limited range.
     pub color: Color,
+    /// What is decoded is HDR, and tone-mapped on the way to [`VideoInfo::color`].
+    pub hdr: Option<Hdr>,
 }
 
 /// One audio stream.
@@ -180,8 +191,7 @@ pub(crate) fn describe(input: &Input, path: &Path, limits: &Limits) -> Result<So
     let mut dropped = Vec::new();
     for (i, &stream) in streams.iter().enumerate().filter(|&(i, _)| i != chosen) {
         // SAFETY: streams of an open input have parameters.
-        let (codec, disposition) =
-            unsafe { (codec_name((*(*stream).codecpar).codec_id), (*stream).disposition) };
+        let (codec, disposition) = unsafe { (coding_name(&*(*stream).codecpar), (*stream).disposition) };
         use ffi::AVMediaType as M;
         match medium(stream) {
             M::AVMEDIA_TYPE_AUDIO => audio.push(AudioInfo { stream: i, codec }),
@@ -201,6 +211,20 @@ pub(crate) fn describe(input: &Input, path: &Path, limits: &Limits) -> Result<So
     let duration = unsafe { (*input.as_ptr()).duration };
     let duration = (duration > 0).then(|| duration as f64 / f64::from(ffi::AV_TIME_BASE));
     Ok(Source { container, video, audio, dropped, duration })
+}
+
+/// The name of a stream's coding, or the container's own for what FFmpeg has no name for (such as `tmcd`).
+fn coding_name(parameters: &ffi::AVCodecParameters) -> String {
+    let tag = parameters.codec_tag.to_le_bytes();
+    match str::from_utf8(&tag) {
+        Ok(tag)
+            if parameters.codec_id == ffi::AVCodecID::AV_CODEC_ID_NONE
+                && tag.chars().all(|c| c.is_ascii_alphanumeric()) =>
+        {
+            tag.to_owned()
+        }
+        _ => codec_name(parameters.codec_id),
+    }
 }
 
 fn medium(stream: *mut ffi::AVStream) -> ffi::AVMediaType {
@@ -267,6 +291,11 @@ fn describe_video(input: &Input, stream: *mut ffi::AVStream, index: usize) -> Re
     }
     // SAFETY: as above.
     let rate = unsafe { ffi::av_guess_frame_rate(input.as_ptr().cast_mut(), stream, ptr::null_mut()) };
+    let hdr = match par.color_trc {
+        ffi::AVColorTransferCharacteristic::AVCOL_TRC_SMPTE2084 => Some(Hdr::Pq),
+        ffi::AVColorTransferCharacteristic::AVCOL_TRC_ARIB_STD_B67 => Some(Hdr::Hlg),
+        _ => None,
+    };
     let frame_rate = if rate.num > 0 && rate.den > 0 { ratio(rate) } else { Ratio { num: 25, den: 1 } };
     Ok(VideoInfo {
         stream: index,
@@ -279,11 +308,15 @@ fn describe_video(input: &Input, stream: *mut ffi::AVStream, index: usize) -> Re
         sample_aspect,
         time_base: ratio(st.time_base),
         frame_rate,
-        color: Color {
-            matrix: matrix_of(par.color_space, coded_height),
-            primaries: code_point(par.color_primaries as u32),
-            transfer: code_point(par.color_trc as u32),
+        color: match hdr {
+            Some(_) => Color { matrix: Matrix::Bt709, primaries: 1, transfer: 1 },
+            None => Color {
+                matrix: matrix_of(par.color_space, coded_height),
+                primaries: code_point(par.color_primaries as u32),
+                transfer: code_point(par.color_trc as u32),
+            },
         },
+        hdr,
     })
 }
 

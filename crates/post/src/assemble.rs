@@ -182,7 +182,7 @@ impl AssembleStage {
                 return Err(redo(Stage::Detect, segment, error.to_string()));
             }
             Ok(Err(MergeError::Io(error))) | Err(error) => {
-                return Err(JobError::retry_because("The detections cannot be merged.", error));
+                return Err(JobError::storage("merge the detections", error));
             }
         };
         merged.summary = Summary {

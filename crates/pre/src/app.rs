@@ -20,7 +20,10 @@ use tokio::task::JoinSet;
 use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
-use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, reconcile};
+use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, reconcile, sweep};
+
+/// Answers at once that hold a thread each while they are sent.
+const STREAMS: usize = 64;
 
 /// What pre's handlers and duties share. Cloning it is cheap.
 #[derive(Clone)]
@@ -31,15 +34,14 @@ pub struct App {
     pub settings: Arc<PreSettings>,
     /// Who may do what.
     pub gates: Gates,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) api_token: Option<Secret>,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) callback_secret: Option<Secret>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) metrics: PreMetrics,
     pub(crate) feed: Feed,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) http: reqwest::Client,
+    pub(crate) callbacks: reqwest::Client,
     slots: usize,
 }
 
@@ -77,9 +79,11 @@ impl App {
             api_token,
             callback_secret: settings.callback_secret()?,
             uploads: Arc::new(Semaphore::new(settings.max_uploads as usize)),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             metrics,
             feed: Feed::new(service.store.clone(), service.hints.clone(), service.stop.clone()),
             http: api::client(settings.infer_url.as_deref())?,
+            callbacks: callbacks::client(settings.allow_private_callbacks)?,
             slots: args.slots.map_or(cores, |slots| slots as usize),
             settings: Arc::new(settings.clone()),
             service,
@@ -144,6 +148,8 @@ pub fn duties(app: &App) -> JoinSet<()> {
     let mut duties = JoinSet::new();
     let Service { store, hints, stop, worker, .. } = app.service.clone();
     duties.spawn(reconcile::run_shared(store, worker, hints, stop));
+    duties.spawn(callbacks::run(app.clone()));
+    duties.spawn(sweep::run(app.clone()));
     duties
 }
 
@@ -159,34 +165,17 @@ pub async fn run(app: App, listener: TcpListener) -> Result<()> {
     Ok(())
 }
 
-/// The whole program: pre as `args` say, until the system asks it to stop.
+/// Runs the service as `args` say, until it is told to stop.
 ///
 /// # Errors
-/// When a setting cannot be used, the database is not there, or the address cannot be listened on.
-pub async fn serve(args: &PreArgs) -> Result<()> {
-    let folder = &args.service.data_dir;
-    let root = std::path::absolute(folder)
-        .and_then(|path| path.canonicalize())
-        .with_context(|| format!("BOXREEL_DATA_DIR: the folder {} cannot be used", folder.display()))?;
-    let store = connect(&args.service).await?;
-    let service = Service::new("pre", &args.service, store, Volume::new(root));
+/// When it cannot start; the sentence says why.
+pub async fn serve(args: &PreArgs, service: Service) -> Result<()> {
     let app = App::new(service, &args.service, &args.pre)?;
     let guarded = app.gates.api.is_closed() && app.gates.worker.is_closed();
     let address = args.service.listen(PORT, guarded)?;
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?;
-    let stop = app.service.stop.clone();
-    tokio::spawn(async move {
-        common::service::interrupted().await;
-        stop.cancel();
-    });
     run(app, listener).await
-}
-
-async fn connect(args: &ServiceArgs) -> Result<Arc<dyn Store>> {
-    let path = args.data_dir.join("store.sqlite");
-    let store = common::store::sqlite::SqliteStore::open(&path, Arc::new(common::clock::SystemClock))?;
-    Ok(Arc::new(store))
 }
 
 /// Brings the gauges up to date.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use common::config::{self, ConfigError, Secret, ServiceArgs};
+use common::config::{self, ClusterArgs, ConfigError, Secret, ServiceArgs};
 use media::probe::Limits;
 
 /// The port pre listens on unless told.
@@ -18,6 +18,10 @@ pub struct PreArgs {
     /// What every service has.
     #[command(flatten)]
     pub service: ServiceArgs,
+
+    /// Where the services meet.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 
     /// What only pre has.
     #[command(flatten)]

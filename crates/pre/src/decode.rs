@@ -112,7 +112,7 @@ impl Work for DecodeStage {
         self.check_damage(work, plan, &concealed).await?;
         let pack = blocking(move || folder.record(&request.pack))
             .await
-            .map_err(|error| JobError::retry_because("The pack cannot be read back.", error))?;
+            .map_err(|error| JobError::storage("read the decoded frames back", error))?;
         Ok(Output::Decoded { pack, concealed })
     }
 }

@@ -109,7 +109,7 @@ impl Work for IndexStage {
             Ok((folder.record(&request.index)?, mezzanine))
         })
         .await
-        .map_err(|error| JobError::retry_because("The frame index cannot be read back.", error))?;
+        .map_err(|error| JobError::storage("read the frame index back", error))?;
         let put = self.store.put_segments(&work.lease, &cuts).await;
         let put =
             put.map_err(|error| JobError::retry_because("The segments could not be recorded.", error))?;

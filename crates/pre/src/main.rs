@@ -3,25 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::config::{check_environment, environment_names};
-use common::service::telemetry;
+use common::service::{Service, program};
 use pre::PreArgs;
 
 fn main() -> ExitCode {
     pre::children().serve_if_child();
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pre: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[tokio::main]
-async fn start() -> anyhow::Result<()> {
-    check_environment(environment_names())?;
+    program::check_environment();
     let args = PreArgs::parse();
-    let _telemetry = telemetry::init("pre", &args.service.logs)?;
-    pre::serve(&args).await
+    program::run("pre", &args.service.logs.clone(), async |stop| {
+        let store = program::connect(&args.cluster).await?;
+        let service = Service::new("pre", &args.service, store, program::volume(&args.cluster)?, stop);
+        pre::serve(&args, service).await
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{boxreel, clip, ffmpeg, text, tree};
 
@@ -19,7 +21,50 @@ fn refused(folder: &Path, name: &str, said: &str) {
         sentences[0]
     );
     let left: Vec<_> = tree(folder).into_iter().filter(|path| !before.contains(path)).collect();
-    assert!(left.iter().all(|path| path == "runs" || path == "runs/detect"), "{name} left {left:?}");
+    assert!(left.is_empty(), "{name} left {left:?}");
+}
+
+/// Kills every child of the program until it ends.
+fn end_without_children(mut program: Child) -> Output {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while program.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "the program does not end");
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            // "id (name) state parent …"; a process may be gone by the time it is looked at.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+            if rest.split(' ').nth(1) == Some(&program.id().to_string()) {
+                let id = entry.file_name();
+                let _ = Command::new("kill").arg("-SEGV").arg(id).stderr(Stdio::null()).status();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    program.wait_with_output().unwrap()
+}
+
+#[test]
+fn files_that_crash_their_readers_are_each_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than the failures in a row after which a worker that has colleagues would hold itself to be ill.
+    let names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"];
+    for name in names {
+        clip(folder.path(), name, 3);
+    }
+    let before = tree(folder.path());
+    let program =
+        boxreel(folder.path()).arg("detect").args(names).args(["--quiet"]).stderr(Stdio::piped()).spawn();
+    let output = end_without_children(program.unwrap());
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.lines().count(), names.len(), "{errors}");
+    for (name, line) in names.iter().zip(errors.lines()) {
+        assert!(
+            line.starts_with("boxreel: ") && line.contains(name) && line.contains("segmentation fault"),
+            "{line}"
+        );
+    }
+    assert_eq!(tree(folder.path()), before);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimRequest, Counts, Job, MAX_EXPIRIES, MAX_FAILURES, MAX_SEND_BACKS, Setback};
 use crate::clock::Stamp;
-use crate::job::{Event, Timeline};
+use crate::job::{Event, ModelKey, Refusal, Timeline};
 use crate::segment::{LeaseRecord, Segment, Stage, State, Token};
 
 /// What the store remembers of a piece of work beyond what it shows.
@@ -183,6 +183,16 @@ impl Piece<'_> {
         self.book.last = Some(Advance { token: token.clone(), stage });
     }
 
+    /// Starts the work anew: in the stage where it stood, or the one that gave it up.
+    pub(super) fn again(&mut self) {
+        let state = match &*self.state {
+            State::Failed { stage, .. } => State::Waiting(*stage),
+            state => state.clone(),
+        };
+        self.start(state);
+        self.book.sent_back = 0;
+    }
+
     pub(super) fn give_up(&mut self, stage: Stage, reason: String) -> Verdict {
         *self.state = State::Failed { stage, reason: reason.clone() };
         *self.not_before = None;
@@ -209,14 +219,6 @@ impl Piece<'_> {
     pub(super) fn take(&mut self, request: &ClaimRequest, now: Stamp) -> Verdict {
         if self.lease.take().is_some() {
             *self.expiries += 1;
-            if *self.expiries >= MAX_EXPIRIES {
-                let reason = format!(
-                    "The {} stage stopped {} times without a word at {}: its worker was killed or hung each time. \
-                     Look at the workers' memory and logs, then retry the job.",
-                    request.stage, self.expiries, self.name
-                );
-                return self.give_up(request.stage, reason);
-            }
         }
         *self.not_before = None;
         *self.lease = Some(LeaseRecord {
@@ -224,7 +226,20 @@ impl Piece<'_> {
             token: request.token.clone(),
             expires: now.after(request.lease),
         });
-        Verdict::GoesOn
+        self.bear_silence(request.stage)
+    }
+
+    /// Gives the work up if too many leases of it expired silently, the one before the present claim included.
+    pub(super) fn bear_silence(&mut self, stage: Stage) -> Verdict {
+        if *self.expiries < MAX_EXPIRIES {
+            return Verdict::GoesOn;
+        }
+        let reason = format!(
+            "The {stage} stage stopped {} times without a word at {}: its worker was killed or hung each time. Look \
+             at the workers' memory and logs, then retry the job.",
+            self.expiries, self.name
+        );
+        self.give_up(stage, reason)
     }
 
     /// Gives the lease up. ([`Setback::SendBack`] changes more than this piece, and is not for here.)
@@ -253,6 +268,22 @@ impl Piece<'_> {
     }
 }
 
+/// A model as it is searched by.
+pub(super) fn model_text(model: &ModelKey) -> String {
+    format!("{}/{}", model.digest, model.precision)
+}
+
+/// A state as it is searched and counted by.
+pub(super) fn state_text(state: &State) -> &'static str {
+    match state {
+        State::Held => "held",
+        State::Waiting(stage) => stage.as_str(),
+        State::Segments => "segments",
+        State::Done => "done",
+        State::Failed { .. } => "failed",
+    }
+}
+
 /// The timeline with every stamp that the segments bear out.
 pub(super) fn derive(doc: &JobDoc, counts: &Counts, now: Stamp) -> Timeline {
     let cut = doc.job.plan.is_some() && counts.total() > 0 && counts.held == 0 && counts.failed == 0;
@@ -270,4 +301,9 @@ pub(super) fn derive(doc: &JobDoc, counts: &Counts, now: Stamp) -> Timeline {
         .into_iter()
         .filter(|(borne_out, _)| *borne_out)
         .fold(doc.job.timeline.clone(), |timeline, (_, event)| timeline.apply(event, now).unwrap_or(timeline))
+}
+
+/// Whether an event is in the timeline already.
+pub(super) fn is_stamped(timeline: &Timeline, event: Event) -> bool {
+    timeline.apply(event, timeline.process_start) == Err(Refusal::Repeat)
 }

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rusqlite::functions::FunctionFlags;
@@ -37,6 +37,14 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct SqliteStore {
     connection: Arc<Mutex<Connection>>,
     clock: Arc<dyn Clock>,
+    refusing: Arc<Mutex<Option<Refusing>>>,
+}
+
+/// Since when no write has gone through, and what the last one said.
+#[derive(Debug, Clone)]
+struct Refusing {
+    since: Instant,
+    why: String,
 }
 
 impl SqliteStore {
@@ -56,7 +64,7 @@ impl SqliteStore {
             .create_scalar_function("clock", 0, FunctionFlags::default(), move |_| Ok(sql_clock.now().0))
             .map_err(|error| in_path(error.into()))?;
         schema::prepare(&mut connection).map_err(in_path)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), clock })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), clock, refusing: Arc::default() })
     }
 
     /// Hands every lease back that is held on anything in the file; tells how many. For a program that knows
@@ -69,6 +77,14 @@ impl SqliteStore {
         self.write(|tx, _| work::hand_back_all(tx)).await
     }
 
+    /// For how long every write has failed, and why the last one did; `None` while writes go through. For a program
+    /// whose store is its own: nobody else will mend it, so waiting for an answer has to end at some time.
+    #[must_use]
+    pub fn refuses_writes(&self) -> Option<(Duration, String)> {
+        let refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        refusing.as_ref().map(|refusing| (refusing.since.elapsed(), refusing.why.clone()))
+    }
+
     /// Runs `call` as one transaction. The clock is read once the transaction has begun, so stamps are in
     /// the order of the commits.
     async fn call<T: Send + 'static>(
@@ -76,7 +92,7 @@ impl SqliteStore {
         behavior: TransactionBehavior,
         call: impl FnOnce(&Transaction<'_>, Stamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let Self { connection, clock } = self.clone();
+        let (connection, clock) = (self.connection.clone(), self.clock.clone());
         let run = move || {
             // A panic in an earlier call rolled its transaction back: the connection is as good as new.
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +110,14 @@ impl SqliteStore {
         &self,
         call: impl FnOnce(&Transaction<'_>, Stamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.call(TransactionBehavior::Immediate, call).await
+        let answer = self.call(TransactionBehavior::Immediate, call).await;
+        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusing = answer.as_ref().err().map(|error| Refusing {
+            since: refusing.as_ref().map_or_else(Instant::now, |refusing| refusing.since),
+            why: error.to_string(),
+        });
+        drop(refusing);
+        answer
     }
 
     async fn read<T: Send + 'static>(
@@ -111,6 +134,7 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Corrupt(format!("{error}; the file is damaged or no database of this program"))
             }
+            Some(ErrorCode::DiskFull) => Self::Unavailable("the disk is full".to_owned()),
             Some(ErrorCode::TypeMismatch | ErrorCode::ConstraintViolation) => {
                 Self::Corrupt(error.to_string())
             }

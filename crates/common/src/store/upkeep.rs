@@ -80,6 +80,12 @@ impl Callback {
         Self { url, settled: None, failures: 0, not_before: None }
     }
 
+    /// That of another run of the same job.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self { settled: self.settled, ..Self::new(self.url) }
+    }
+
     /// When word of the end of run `run`, at `end`, is due; none when that is dealt with.
     #[must_use]
     pub fn due(&self, run: u32, end: Stamp) -> Option<Stamp> {

@@ -325,7 +325,8 @@ fn judge(result: Option<Joined>, told: Option<Told>, lease: &Lease) -> Verdict {
         // What fails while it is being stopped fails because of that.
         (_, Some(Told::Stop)) => Verdict::SetBack(Setback::HandBack),
         (_, Some(Told::Stalled)) => retry(format!(
-            "The {stage} stage stopped making progress. Look at the worker's log, then retry the job."
+            "The {stage} stage made no progress for too long and was stopped: try again when the machine is less busy, \
+             and if that does not help, convert the video with another program."
         )),
         (Some(Ok(Err(error))), None) => match error {
             JobError::Retry { message, source } => {

@@ -19,6 +19,13 @@ pub struct NmsOptions {
     pub max_det: u32,
 }
 
+impl Default for NmsOptions {
+    /// NVIDIA's published values.
+    fn default() -> Self {
+        Self { iou: 0.5, max_det: 200 }
+    }
+}
+
 /// A class found in a default box, before suppression.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {

@@ -16,6 +16,12 @@ fn python(arguments: &[&str]) -> Option<Output> {
     Some(Command::new("python3").args(arguments).output().unwrap())
 }
 
+/// Converts a checkpoint; none where there is no Python with torch and safetensors.
+pub fn script(checkpoint: &Path, out: &Path) -> Option<Output> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/convert_checkpoint.py");
+    python(&[script.to_str()?, checkpoint.to_str()?, out.to_str()?])
+}
+
 /// Makes a checkpoint as training on several GPUs leaves it, lets `change` at it, and converts it.
 fn convert(folder: &Path, change: &str) -> Option<Output> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/convert_checkpoint.py");
@@ -56,6 +62,22 @@ fn a_nested_and_prefixed_checkpoint_becomes_a_model() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let model = ModelFile::open(&folder.path().join("model.safetensors")).unwrap();
     assert_eq!(model.names.len(), 80);
+    // As it is, too.
+    assert_eq!(ModelFile::open(&folder.path().join("model.pt")).unwrap().names, model.names);
+}
+
+#[test]
+fn a_checkpoint_that_names_its_classes_keeps_the_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let change = "small = {n: torch.zeros(s) for n, s in architecture(3).items()}\n\
+                  torch.save({'label_map': {1: 'hen', 0: 'background', 2: 'egg'}, 'model': small}, 'CHECKPOINT', \
+                  _use_new_zipfile_serialization=False)\nsys.exit(0)"
+        .replace("CHECKPOINT", folder.path().join("model.pt").to_str().unwrap());
+    let Some(output) = convert(folder.path(), &change) else { return };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["model.safetensors", "model.pt"] {
+        assert_eq!(ModelFile::open(&folder.path().join(name)).unwrap().names, ["hen", "egg"], "{name}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use infer::ssd300::{FRAME_BYTES, SIDE, state_shapes};
 use serde_json::json;
 
 /// splitmix64, started at the FNV-1a hash of `name`.
-fn stream(name: &str) -> impl Iterator<Item = u64> {
+pub fn stream(name: &str) -> impl Iterator<Item = u64> {
     let mut state = 0xCBF2_9CE4_8422_2325_u64;
     for byte in name.bytes() {
         state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);

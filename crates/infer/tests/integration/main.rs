@@ -1,8 +1,11 @@
 //! What users of the detector would notice.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod api;
+mod checkpoint;
 mod convert;
 mod detector;
 mod golden;
 mod grown;
+mod torch_file;
 mod weights;

@@ -2,6 +2,8 @@
 
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ffmpeg_next::codec::context::Context;
 use ffmpeg_next::codec::packet::Ref as _;
@@ -31,13 +33,33 @@ pub(crate) struct Reader {
     /// The packet has been read by a seek and is to be fed next.
     pending: bool,
     fresh: bool,
+    /// Whether the decoder was refused memory for a picture. Some then say that the picture is damaged, and it
+    /// would be concealed.
+    starved: Box<AtomicBool>,
+}
+
+/// As FFmpeg's own, noting a refusal in the `AtomicBool` that the context's `opaque` points to.
+unsafe extern "C" fn get_buffer(
+    context: *mut ffi::AVCodecContext,
+    frame: *mut ffi::AVFrame,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: FFmpeg passes a live context and frame; what `opaque` points to outlives the decoder.
+    unsafe {
+        let code = ffi::avcodec_default_get_buffer2(context, frame, flags);
+        if code == ffi::AVERROR(libc::ENOMEM) {
+            (*(*context).opaque.cast::<AtomicBool>()).store(true, Ordering::Relaxed);
+        }
+        code
+    }
 }
 
 impl Reader {
     pub(crate) fn open(path: &Path, stream: usize, threads: usize) -> Result<Self, MediaError> {
         let mut input = open_input(path)?;
         ignore_other_streams(&mut input, stream);
-        let decoder = open_decoder(&input, stream, threads)?;
+        let starved = Box::new(AtomicBool::new(false));
+        let decoder = open_decoder(&input, stream, threads, &starved)?;
         Ok(Self {
             path: path.to_owned(),
             input,
@@ -46,6 +68,7 @@ impl Reader {
             packet: Packet::empty(),
             pending: false,
             fresh: true,
+            starved,
         })
     }
 
@@ -124,6 +147,9 @@ impl Reader {
         loop {
             // SAFETY: decoder and frame are valid.
             let code = unsafe { ffi::avcodec_receive_frame(self.decoder.as_mut_ptr(), frame.as_mut_ptr()) };
+            if self.starved.load(Ordering::Relaxed) {
+                return Err(av::failure("decode the video", ffi::AVERROR(libc::ENOMEM)));
+            }
             match code {
                 0.. => return Ok(true),
                 ffi::AVERROR_EOF => return Ok(false),
@@ -148,7 +174,13 @@ pub(crate) fn fingerprint(packet: &Packet) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(head, data.len() as u64)
 }
 
-fn open_decoder(input: &Input, stream: usize, threads: usize) -> Result<decoder::Video, MediaError> {
+/// `starved` must outlive the decoder.
+fn open_decoder(
+    input: &Input,
+    stream: usize,
+    threads: usize,
+    starved: &AtomicBool,
+) -> Result<decoder::Video, MediaError> {
     let changed =
         || MediaError::Input("The video is not the one that was indexed: start the job anew.".into());
     let pointer = *stream_pointers(input).get(stream).ok_or_else(changed)?;
@@ -163,7 +195,11 @@ fn open_decoder(input: &Input, stream: usize, threads: usize) -> Result<decoder:
         if c.codec_type != ffi::AVMediaType::AVMEDIA_TYPE_VIDEO {
             return Err(changed());
         }
+        c.opaque = ptr::from_ref(starved).cast_mut().cast();
+        c.get_buffer2 = Some(get_buffer);
         c.pkt_timebase = (*pointer).time_base;
+        // MPEG-4 whose headers are damaged counts time by it.
+        c.framerate = (*pointer).avg_frame_rate;
         c.thread_count = c_int::try_from(threads).unwrap_or(1).max(1);
         c.thread_type = ffi::FF_THREAD_FRAME | ffi::FF_THREAD_SLICE;
         if c.codec_id == ffi::AVCodecID::AV_CODEC_ID_H264 {

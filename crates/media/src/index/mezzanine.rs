@@ -81,6 +81,7 @@ pub fn make_mezzanine(
             coded_height: video.height.next_multiple_of(2),
             orientation: Orientation::default(),
             frame_rate,
+            hdr: None,
             ..video
         },
         audio,

@@ -6,6 +6,7 @@ use ffmpeg_next::ffi;
 use ffmpeg_next::frame::Video;
 
 use super::scale::{Scaler, Side, sws_matrix};
+use super::tone::ToneMapper;
 use super::turn::{pad, turn};
 use super::{Picture, Plane, share};
 use crate::MediaError;
@@ -18,6 +19,7 @@ pub(crate) struct Converter {
     orientation: Orientation,
     matrix: c_int,
     scaler: Scaler,
+    tone: Option<ToneMapper>,
 }
 
 impl Converter {
@@ -31,11 +33,14 @@ impl Converter {
             // changes on the way. Chroma is made from all pixels of RGB, not from pairs: the last pair of an odd
             // width reaches beyond the row.
             scaler: Scaler::new(ffi::SWS_BICUBIC | ffi::SWS_ACCURATE_RND | ffi::SWS_FULL_CHR_H_INP),
+            tone: video.hdr.map(ToneMapper::new),
         }
     }
 
     /// The upright picture of a decoded frame; shares the frame's pixels where it can.
     pub(crate) fn convert(&mut self, decoded: &Video) -> Result<Picture, MediaError> {
+        let mapped = self.tone.as_mut().map(|tone| tone.map(decoded)).transpose()?;
+        let decoded = mapped.as_ref().unwrap_or(decoded);
         let source = self.side_of(decoded)?;
         let wanted = Side {
             width: self.coded.0,

@@ -36,6 +36,7 @@ fn index(time_base: Ratio, rate: Ratio, pts: &[i64], last_duration: i64) -> Fram
             time_base,
             frame_rate: rate,
             color: Color { matrix: Matrix::Bt709, primaries: 1, transfer: 1 },
+            hdr: None,
         },
         audio: Vec::new(),
         dropped: Vec::new(),

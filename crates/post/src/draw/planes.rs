@@ -3,19 +3,19 @@
 //! Everything is drawn as if in full colour resolution and then subsampled: a chroma sample takes as much of
 //! a new colour as its four pixels do.
 
+use draw::Canvas;
+use draw::label::Mask;
+use draw::layout::Rect;
+use draw::palette::Rgb;
 use media::picture::PlaneMut;
 use media::probe::Matrix;
 
-use super::label::Mask;
-use super::layout::Rect;
-use super::palette::Rgb;
-
 /// A colour in limited range, 8 bits: Y from 16 to 235, U and V around 128.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Yuv([u8; 3]);
+struct Yuv([u8; 3]);
 
 /// How much red and how much blue count for luma.
-pub(super) fn luma_weights(matrix: Matrix) -> [f32; 2] {
+fn luma_weights(matrix: Matrix) -> [f32; 2] {
     match matrix {
         Matrix::Bt601 => [0.299, 0.114],
         Matrix::Bt709 => [0.2126, 0.0722],
@@ -25,7 +25,7 @@ pub(super) fn luma_weights(matrix: Matrix) -> [f32; 2] {
 
 impl Yuv {
     /// `color` by the matrix with luma weights `red` and `blue` (ITU-T H.273, equations for limited range).
-    pub(super) fn new(color: Rgb, [red, blue]: [f32; 2]) -> Self {
+    fn new(color: Rgb, [red, blue]: [f32; 2]) -> Self {
         let [r, g, b] = [color.r, color.g, color.b].map(|value| f32::from(value) / 255.0);
         let y = red * r + (1.0 - red - blue) * g + blue * b;
         let u = (b - y) / (2.0 * (1.0 - blue));
@@ -39,20 +39,32 @@ fn sample(value: f32) -> u8 {
 }
 
 /// The planes of one picture of `width` × `height` visible pixels.
-pub(super) struct Canvas<'a> {
+pub(super) struct Planes<'a> {
     planes: [PlaneMut<'a>; 3],
     width: usize,
     height: usize,
+    weights: [f32; 2],
 }
 
-impl<'a> Canvas<'a> {
-    pub(super) fn new(planes: [PlaneMut<'a>; 3], width: usize, height: usize) -> Self {
-        Self { planes, width, height }
+impl<'a> Planes<'a> {
+    pub(super) fn new(planes: [PlaneMut<'a>; 3], width: usize, height: usize, matrix: Matrix) -> Self {
+        Self { planes, width, height, weights: luma_weights(matrix) }
+    }
+}
+
+impl Canvas for Planes<'_> {
+    fn width(&self) -> usize {
+        self.width
     }
 
-    /// Lays `color` over `rect`, `opacity` of 255 strong. What reaches the last visible column or row of an
-    /// odd-sized picture goes on into the padding, which repeats them.
-    pub(super) fn fill(&mut self, rect: Rect, color: Yuv, opacity: u8) {
+    fn height(&self) -> usize {
+        self.height
+    }
+
+    /// What reaches the last visible column or row of an odd-sized picture goes on into the padding, which
+    /// repeats them.
+    fn fill(&mut self, rect: Rect, color: Rgb, opacity: u8) {
+        let color = Yuv::new(color, self.weights);
         let [luma, chroma @ ..] = &mut self.planes;
         let end = |end: usize, visible: usize, stored: usize| if end >= visible { stored } else { end };
         let rect = Rect {
@@ -85,8 +97,8 @@ impl<'a> Canvas<'a> {
         }
     }
 
-    /// Lays `color` over the picture through `mask`, whose upper left corner is at column `x`, row `y`.
-    pub(super) fn blend(&mut self, mask: &Mask, x: usize, y: usize, color: Yuv) {
+    fn blend(&mut self, mask: &Mask, x: usize, y: usize, color: Rgb) {
+        let color = Yuv::new(color, self.weights);
         let columns = mask.width().min(self.width.saturating_sub(x));
         let rows = mask.height().min(self.height.saturating_sub(y));
         if columns == 0 || rows == 0 {
@@ -177,8 +189,11 @@ mod tests {
     #[test]
     fn chroma_takes_as_much_of_a_colour_as_its_pixels_do() {
         let mut picture = grey(8, 8);
-        let red = Yuv::new(RED, luma_weights(Matrix::Bt601));
-        Canvas::new(picture.planes_mut(), 8, 8).fill(Rect { x0: 1, y0: 1, x1: 5, y1: 4 }, red, 255);
+        Planes::new(picture.planes_mut(), 8, 8, Matrix::Bt601).fill(
+            Rect { x0: 1, y0: 1, x1: 5, y1: 4 },
+            RED,
+            255,
+        );
         let [y, u, v] = picture.planes_mut();
         assert_eq!((y.data[y.stride], y.data[y.stride + 1], y.data[y.stride + 4]), (128, 81, 81));
         assert_eq!((y.data[1], y.data[4 * y.stride + 1]), (128, 128));
@@ -192,8 +207,11 @@ mod tests {
     #[test]
     fn what_reaches_an_odd_edge_goes_on_into_the_padding() {
         let mut picture = grey(5, 3);
-        let red = Yuv::new(RED, luma_weights(Matrix::Bt601));
-        Canvas::new(picture.planes_mut(), 5, 3).fill(Rect { x0: 4, y0: 2, x1: 5, y1: 3 }, red, 255);
+        Planes::new(picture.planes_mut(), 5, 3, Matrix::Bt601).fill(
+            Rect { x0: 4, y0: 2, x1: 5, y1: 3 },
+            RED,
+            255,
+        );
         let [y, _, v] = picture.planes_mut();
         assert_eq!((y.data[2 * y.stride + 5], y.data[3 * y.stride + 5]), (81, 81));
         assert_eq!(v.data[v.stride + 2], 240);
@@ -203,12 +221,11 @@ mod tests {
     fn opacity_and_masks_mix_old_and_new() {
         assert_eq!((mix(0, 255, 0), mix(0, 255, 255), mix(100, 200, 128)), (0, 255, 150));
         let mut picture = grey(4, 4);
-        let red = Yuv::new(RED, luma_weights(Matrix::Bt601));
         let mask = Mask::new(2, 1, vec![255, 0]);
-        let mut canvas = Canvas::new(picture.planes_mut(), 4, 4);
-        canvas.blend(&mask, 1, 1, red);
-        canvas.blend(&mask, 3, 3, red);
-        canvas.blend(&mask, 9, 0, red);
+        let mut canvas = Planes::new(picture.planes_mut(), 4, 4, Matrix::Bt601);
+        canvas.blend(&mask, 1, 1, RED);
+        canvas.blend(&mask, 3, 3, RED);
+        canvas.blend(&mask, 9, 0, RED);
         let [y, _, v] = picture.planes_mut();
         assert_eq!((y.data[y.stride + 1], y.data[y.stride + 2], y.data[3 * y.stride + 3]), (81, 128, 81));
         assert_eq!((v.data[0], v.data[v.stride + 1]), (156, 156));

@@ -1,4 +1,8 @@
 use common::detection::BoundingBox;
+use draw::Canvas;
+use draw::layout::Rect;
+use draw::palette::class_color;
+use media::probe::Matrix;
 
 use super::*;
 
@@ -31,9 +35,8 @@ fn luma(picture: &mut Picture, x: usize, y: usize) -> u8 {
 
 fn class_luma(class: u16) -> u8 {
     let mut picture = grey(2, 2);
-    let (whole, yuv) =
-        (Rect { x0: 0, y0: 0, x1: 2, y1: 2 }, Yuv::new(class_color(class), luma_weights(COLOR.matrix)));
-    Canvas::new(picture.planes_mut(), 2, 2).fill(whole, yuv, 255);
+    let whole = Rect { x0: 0, y0: 0, x1: 2, y1: 2 };
+    Planes::new(picture.planes_mut(), 2, 2, COLOR.matrix).fill(whole, class_color(class), 255);
     luma(&mut picture, 0, 0)
 }
 

@@ -17,6 +17,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -69,7 +70,7 @@ impl TestApp {
         let root = folder.path().canonicalize().unwrap().join("volume");
         std::fs::create_dir_all(&root).unwrap();
         let volume = Volume::new(root);
-        let service = Service::new("pre", &args.service, store.clone(), volume.clone());
+        let service = Service::new("pre", &args.service, store.clone(), volume.clone(), CancellationToken::new());
         let app = App::new(service, &args.service, &args.pre).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -220,6 +221,8 @@ impl TestApp {
                 write(folder.target_mp4(), b"0123456789 the mp4");
                 write(folder.target_avi(), b"0123456789 the avi");
                 write(folder.poster(), b"the poster");
+                write(folder.detections_json(), b"{\"the\": \"merged file\"}");
+                write(folder.detections_csv(), b"the merged table");
                 Output::Assembled(Summary {
                     frames: 2,
                     duration: 0.08,

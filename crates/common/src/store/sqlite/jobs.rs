@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::super::rules::{Book, FirstClaims, JobDoc, SegmentDoc, Verdict, derive};
+use super::super::rules::{Book, FirstClaims, JobDoc, SegmentDoc, Verdict, derive, is_stamped};
 use super::super::{Callback, Job, NewJob, Reported, StoreError, reported_event};
 use super::rows;
 use crate::clock::Stamp;
@@ -157,7 +157,7 @@ pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, Stor
     }
     let mut segments = rows::segments(tx, id)?;
     for segment in &mut segments {
-        again(&mut segment.piece());
+        segment.piece().again();
     }
     let decoded =
         segments.iter().all(|s| !matches!(s.segment.state, State::Held | State::Waiting(Stage::Decode)));
@@ -167,12 +167,8 @@ pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, Stor
     };
     job.job.timeline = timeline;
     job.job.run += 1;
-    job.job.callback = job
-        .job
-        .callback
-        .take()
-        .map(|callback| Callback { settled: callback.settled, ..Callback::new(callback.url) });
-    again(&mut job.piece());
+    job.job.callback = job.job.callback.take().map(Callback::again);
+    job.piece().again();
     if job.job.state == State::Waiting(Stage::Index) {
         hold(&mut segments);
     }
@@ -192,16 +188,6 @@ pub(super) fn hold(segments: &mut [SegmentDoc]) {
         segment.piece().start(State::Held);
         segment.forget_from(Stage::Decode);
     }
-}
-
-/// Starts a piece of work anew: in the stage where it stood, or the one that gave it up.
-fn again(piece: &mut super::super::rules::Piece<'_>) {
-    let state = match &*piece.state {
-        State::Failed { stage, .. } => State::Waiting(*stage),
-        state => state.clone(),
-    };
-    piece.start(state);
-    piece.book.sent_back = 0;
 }
 
 /// A retried job queues again from where the line is now.
@@ -232,10 +218,6 @@ pub(super) fn report(tx: &Connection, id: JobId, status: Status, now: Stamp) -> 
     job.job.timeline = timeline;
     rows::save_job(tx, &job)?;
     Ok(Reported::Stamped)
-}
-
-fn is_stamped(timeline: &Timeline, event: Event) -> bool {
-    timeline.apply(event, timeline.process_start) == Err(crate::job::Refusal::Repeat)
 }
 
 /// The job's timeline with all that its documents bear out.

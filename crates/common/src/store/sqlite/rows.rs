@@ -4,10 +4,10 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::rules::{Book, JobDoc, SegmentDoc};
+use super::super::rules::{Book, JobDoc, SegmentDoc, model_text, state_text};
 use super::super::{Counts, Job, StoreError};
 use crate::clock::Stamp;
-use crate::job::{JobId, ModelKey};
+use crate::job::JobId;
 use crate::segment::{LeaseRecord, Stage, State};
 
 pub(super) fn to_text<T: Serialize>(document: &T) -> Result<String, StoreError> {
@@ -18,20 +18,6 @@ pub(super) fn to_text<T: Serialize>(document: &T) -> Result<String, StoreError> 
 pub(super) fn from_row<T: DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result<Result<T, StoreError>> {
     let text = row.get_ref("doc")?.as_str()?;
     Ok(serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
-}
-
-pub(super) fn model_text(model: &ModelKey) -> String {
-    format!("{}/{}", model.digest, model.precision)
-}
-
-fn state_text(state: &State) -> &'static str {
-    match state {
-        State::Held => "held",
-        State::Waiting(stage) => stage.as_str(),
-        State::Segments => "segments",
-        State::Done => "done",
-        State::Failed { .. } => "failed",
-    }
 }
 
 /// The columns a claim searches by.

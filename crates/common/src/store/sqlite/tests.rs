@@ -98,6 +98,34 @@ async fn a_program_that_is_alone_need_not_wait_for_what_its_past_self_held() {
     }
 }
 
+#[tokio::test]
+async fn a_full_disk_is_told_for_as_long_as_it_lasts() {
+    let house = OneFile::new();
+    let id = film(&*house.store, 3).await;
+    assert!(house.store.refuses_writes().is_none());
+    let pages =
+        |most: u32| house.store.connection.lock().unwrap().pragma_update(None, "max_page_count", most);
+    // Never below what is there: so the file cannot grow.
+    pages(1).unwrap();
+    let refused = async {
+        for _ in 0..1000 {
+            house.store.create_job(new_job()).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    let error = refused.await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(why) if why == "the disk is full"), "{error}");
+    let (first, why) = house.store.refuses_writes().unwrap();
+    assert!(why.contains("the disk is full"), "{why}");
+    house.store.create_job(new_job()).await.unwrap_err();
+    assert!(house.store.job(id).await.unwrap().is_some(), "reading goes on");
+    let (again, _) = house.store.refuses_writes().unwrap();
+    assert!(again >= first, "the time runs from the first refusal");
+    pages(100_000).unwrap();
+    house.store.create_job(new_job()).await.unwrap();
+    assert!(house.store.refuses_writes().is_none());
+}
+
 #[test]
 fn files_that_are_not_ours_are_refused_and_left_alone() {
     let folder = TempDir::new().unwrap();

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::super::rules::{Book, JobDoc, SegmentDoc, Verdict};
+use super::super::rules::{Book, JobDoc, SegmentDoc, Verdict, model_text};
 use super::super::{Advanced, ClaimRequest, Claimed, Output, Renewal, Setback, StoreError};
 use super::{Key, jobs, rows};
 use crate::clock::Stamp;
@@ -119,7 +119,7 @@ fn claimed(
 fn next(tx: &Connection, request: &ClaimRequest, now: Stamp) -> Result<Option<Target>, StoreError> {
     let stage = request.stage.as_str();
     let worker = &request.worker;
-    let model = request.model.as_ref().map(rows::model_text);
+    let model = request.model.as_ref().map(model_text);
     let found = match (request.stage, model) {
         (Stage::Index | Stage::Assemble, model) => tx.prepare_cached(NEXT_JOB)?.query_row(
             named_params! { ":stage": stage, ":now": now.0, ":worker": worker, ":model": model },

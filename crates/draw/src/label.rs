@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use ab_glyph::{Font, FontRef, PxScale, PxScaleFont, ScaleFont, point};
 
-use super::layout::{Frame, LabelSize, Rect};
+use crate::layout::{Frame, LabelSize, Rect};
 
 /// How much of a colour each pixel of a rectangle takes, 0 to 255.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,104 @@
+//! From the command line to a running service and back: what every service's `main` does.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{interrupted, telemetry};
+use crate::config::{self, ClusterArgs, LogArgs};
+use crate::files::Volume;
+use crate::store::mongo::MongoStore;
+use crate::store::{Store, StoreError};
+
+/// How long the database may take to appear when a service starts; the container is started again after that.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Ends the program (exit code 2) if a variable of the environment looks like Boxreel's and is not. To be called
+/// before the command line is parsed.
+pub fn check_environment() {
+    if let Err(error) = config::check_environment(config::environment_names()) {
+        eprintln!("boxreel: {error}");
+        std::process::exit(2);
+    }
+}
+
+/// Runs `main` with logs and traces started, until it returns; SIGTERM and SIGINT cancel the token it is given.
+/// Exit codes: 0 all well, 1 it failed.
+#[must_use]
+pub fn run<F>(service: &'static str, logs: &LogArgs, main: impl FnOnce(CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = Result<()>>,
+{
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("boxreel: {service} cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        let telemetry = telemetry::init(service, logs)?;
+        let stop = CancellationToken::new();
+        let signals = stop.clone();
+        tokio::spawn(async move {
+            interrupted().await;
+            info!("asked to stop");
+            signals.cancel();
+        });
+        let ended = main(stop).await;
+        if let Err(error) = &ended {
+            error!("{service} ends: {error:#}");
+        }
+        // Sends the last traces, which blocks.
+        tokio::task::spawn_blocking(move || drop(telemetry)).await?;
+        ended
+    });
+    // Work that was dropped may still compute; nothing waits for it any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("boxreel: {service}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Connects to the database of the settings, waiting for it for a while.
+///
+/// # Errors
+/// When none is named, or it does not answer.
+pub async fn connect(args: &ClusterArgs) -> Result<Arc<dyn Store>> {
+    let uri = args.mongo()?;
+    let started = tokio::time::Instant::now();
+    loop {
+        match MongoStore::connect(uri.reveal(), &args.mongo_database).await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(StoreError::Unavailable(why)) if started.elapsed() < PATIENCE => {
+                warn!("waiting for the database: {why}");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The shared volume of the settings.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn volume(args: &ClusterArgs) -> Result<Volume> {
+    // Absolute: children run elsewhere.
+    let root = args.data_dir.canonicalize().with_context(|| {
+        format!(
+            "{} cannot be used: mount the shared volume there, or set BOXREEL_DATA_DIR",
+            args.data_dir.display()
+        )
+    })?;
+    Ok(Volume::new(root))
+}
