@@ -12,6 +12,10 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::job::JobId;
 use crate::segment::Token;
 
+mod leftovers;
+
+pub use leftovers::{Entry, Kind};
+
 /// A file that a document names: only such files are ever read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {

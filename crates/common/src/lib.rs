@@ -14,6 +14,7 @@ pub mod job;
 pub mod labels;
 pub mod meter;
 pub mod metrics;
+pub mod outputs;
 pub mod pack;
 pub mod segment;
 pub mod service;

@@ -1,7 +1,7 @@
 //! The back of the house: what was found becomes something to look at and something to compute with.
 //!
 //! [`render`] draws on a segment's pictures ([`draw`]) and encodes them; [`assemble`] joins the segments and
-//! writes the detections ([`outputs`]). Drawing and writing are plain functions of their input: the same
+//! writes the detections ([`common::outputs`]). Drawing and writing are plain functions of their input: the same
 //! detections and settings give the same pixels and the same bytes on every machine.
 //!
 //! Never in here: tensors, uploads, pages. FFmpeg is reached through `media` only, and only in its child
@@ -11,7 +11,6 @@ pub mod args;
 pub mod assemble;
 pub mod draw;
 pub mod merge;
-pub mod outputs;
 pub mod render;
 pub mod service;
 

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use common::detection::{Detection, read_detections};
 use common::files::{Draft, JobFolder};
 use common::job::{Settings, Summary};
+use common::outputs::{ClassCounts, CocoWriter, CsvWriter, VideoFacts};
 use media::index::FrameIndex;
-
-use crate::outputs::{ClassCounts, CocoWriter, CsvWriter, VideoFacts};
 
 /// What came of it beside the files.
 pub struct Merged {
@@ -42,10 +41,11 @@ pub fn merge(
     progress: &dyn Fn(u64),
 ) -> Result<Merged, MergeError> {
     let (video, frames) = (&index.video, u32::try_from(index.frames.len()).map_err(io::Error::other)?);
-    let facts = VideoFacts { name: filename, width: video.width, height: video.height, frames };
+    let facts =
+        VideoFacts { name: filename, width: video.width, height: video.height, frames, told: 0..frames };
     let seconds = |n: u32| index.seconds(n);
     let (json, csv) = (Draft::new(&folder.detections_json()), Draft::new(&folder.detections_csv()));
-    let mut coco = CocoWriter::new(BufWriter::new(json.create()?), facts, settings, seconds)?;
+    let mut coco = CocoWriter::new(BufWriter::new(json.create()?), facts.clone(), settings, seconds)?;
     let mut table = CsvWriter::new(BufWriter::new(csv.create()?), facts, settings, seconds)?;
     let mut counts = ClassCounts::new(settings);
     let mut poster = (0.0, 0, Vec::new());

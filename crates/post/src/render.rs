@@ -8,6 +8,7 @@ use common::detection::{Detection, read_detections};
 use common::files::{Draft, Encoding, JobFolder, Volume};
 use common::input::{blocking, named_file};
 use common::job::Settings;
+use common::outputs::frame_txt;
 use common::segment::Stage;
 use common::store::Output;
 use common::worker::{Assignment, JobError, Work};
@@ -21,7 +22,6 @@ use media::picture::{JPEG_QUALITY, JpegWriter};
 use serde::{Deserialize, Serialize};
 
 use crate::draw::Painter;
-use crate::outputs::frame_txt;
 
 /// What the child is asked to do.
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,30 +7,62 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use common::http_error::HttpError;
 use common::service::auth::Gate;
-use utoipa::OpenApi;
+use common::store::{Job, Store};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
 
+mod archives;
+mod detect;
+mod detections;
+mod document;
 mod events;
 mod extract;
 mod files;
 mod jobs;
+mod stream;
 mod timeline;
 mod upload;
 mod view;
+mod workers;
 
 pub(crate) use events::Feed;
 pub(crate) use upload::free_space;
 
 /// What the document says of the interface as a whole.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Boxreel",
-    description = "Upload a video, get it back with every object boxed and named, and the detections as data."
-))]
+#[openapi(
+    info(
+        title = "Boxreel",
+        description = "Upload a video, get it back with every object boxed and named, and the detections as data."
+    ),
+    tags(
+        (name = "jobs", description = "From an upload to its end."),
+        (name = "results", description = "What came of it."),
+        (name = "pictures", description = "Single pictures, answered at once."),
+        (name = "workers", description = "For workers, and about them."),
+    ),
+    modifiers(&Tokens)
+)]
 struct Document;
+
+/// The tokens that the operations ask for.
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        for (name, whose) in [("api_token", "BOXREEL_API_TOKEN"), ("worker_token", "BOXREEL_WORKER_TOKEN")] {
+            let scheme = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(format!("The service's {whose}; any, where it has none.")));
+            components.add_security_scheme(name, SecurityScheme::Http(scheme.build()));
+        }
+    }
+}
 
 /// All routes.
 pub(crate) fn router(app: App) -> Router {
@@ -44,14 +76,25 @@ pub(crate) fn router(app: App) -> Router {
         .routes(routes!(files::avi))
         .routes(routes!(files::poster))
         .routes(routes!(files::source))
+        .routes(routes!(detections::negotiated))
+        .routes(routes!(detections::coco))
+        .routes(routes!(detections::csv))
+        .routes(routes!(detections::lines))
+        .routes(routes!(archives::txts))
+        .routes(routes!(archives::frames))
+        .routes(routes!(detect::forward))
+        .routes(routes!(workers::list))
         .route_layer(middleware::from_fn_with_state(app.gates.api.clone(), guard));
     let workers = OpenApiRouter::new()
         .routes(routes!(timeline::show, timeline::put, timeline::post))
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
     let (router, document) =
         OpenApiRouter::with_openapi(Document::openapi()).merge(users).merge(workers).split_for_parts();
-    let _ = document;
-    router.fallback(nothing_there).method_not_allowed_fallback(not_this_way).with_state(app)
+    router
+        .merge(document::routes(&document))
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(not_this_way)
+        .with_state(app)
 }
 
 /// Lets only requests with the right token pass.
@@ -86,4 +129,14 @@ pub(crate) fn client(infer: Option<&str>) -> anyhow::Result<reqwest::Client> {
     }
     common::service::crypto();
     Ok(reqwest::Client::builder().connect_timeout(std::time::Duration::from_secs(3)).build()?)
+}
+
+/// What a callback tells of a job's end.
+///
+/// # Errors
+/// When the store does not answer.
+pub(crate) async fn ended(store: &dyn Store, job: &Job) -> Result<String, String> {
+    let view = view::view(store, job).await.map_err(|error| error.to_string())?;
+    let word = serde_json::json!({ "event": "job.ended", "job": view });
+    Ok(word.to_string())
 }

@@ -20,7 +20,10 @@ use tokio::task::JoinSet;
 use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
-use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, reconcile};
+use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, reconcile, sweep};
+
+/// Answers at once that hold a thread each while they are sent.
+const STREAMS: usize = 64;
 
 /// What pre's handlers and duties share. Cloning it is cheap.
 #[derive(Clone)]
@@ -31,15 +34,14 @@ pub struct App {
     pub settings: Arc<PreSettings>,
     /// Who may do what.
     pub gates: Gates,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) api_token: Option<Secret>,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) callback_secret: Option<Secret>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) metrics: PreMetrics,
     pub(crate) feed: Feed,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) http: reqwest::Client,
+    pub(crate) callbacks: reqwest::Client,
     slots: usize,
 }
 
@@ -77,9 +79,11 @@ impl App {
             api_token,
             callback_secret: settings.callback_secret()?,
             uploads: Arc::new(Semaphore::new(settings.max_uploads as usize)),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             metrics,
             feed: Feed::new(service.store.clone(), service.hints.clone(), service.stop.clone()),
             http: api::client(settings.infer_url.as_deref())?,
+            callbacks: callbacks::client(settings.allow_private_callbacks)?,
             slots: args.slots.map_or(cores, |slots| slots as usize),
             settings: Arc::new(settings.clone()),
             service,
@@ -144,6 +148,8 @@ pub fn duties(app: &App) -> JoinSet<()> {
     let mut duties = JoinSet::new();
     let Service { store, hints, stop, worker, .. } = app.service.clone();
     duties.spawn(reconcile::run_shared(store, worker, hints, stop));
+    duties.spawn(callbacks::run(app.clone()));
+    duties.spawn(sweep::run(app.clone()));
     duties
 }
 
@@ -159,10 +165,10 @@ pub async fn run(app: App, listener: TcpListener) -> Result<()> {
     Ok(())
 }
 
-/// The service as `args` say, until it is told to stop.
+/// Runs the service as `args` say, until it is told to stop.
 ///
 /// # Errors
-/// When a setting cannot be used, or the address cannot be listened on.
+/// When it cannot start; the sentence says why.
 pub async fn serve(args: &PreArgs, service: Service) -> Result<()> {
     let app = App::new(service, &args.service, &args.pre)?;
     let guarded = app.gates.api.is_closed() && app.gates.worker.is_closed();

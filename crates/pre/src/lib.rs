@@ -8,11 +8,13 @@
 mod api;
 pub mod app;
 pub mod args;
+pub mod callbacks;
 pub mod decode;
 mod duty;
 pub mod index;
 mod metrics;
 pub mod reconcile;
+pub mod sweep;
 
 pub use app::{App, children, duties, router, run, serve, stages};
 pub use args::{PORT, PreArgs, PreSettings, Retention};

@@ -118,7 +118,6 @@ impl PreMetrics {
     }
 
     /// A callback was tried.
-    #[expect(dead_code, reason = "its user comes next")]
     pub fn called(&self, outcome: Call) {
         self.callbacks.with_label_values(&[outcome.as_str()]).inc();
     }

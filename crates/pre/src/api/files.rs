@@ -31,7 +31,7 @@ use crate::app::App;
     )
 )]
 pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) -> Result<Response, HttpError> {
-    let job = finished(&app, &app.job(id).await?, |job| job.settings.mp4)?;
+    let job = finished(&app.job(id).await?, |job| job.settings.mp4)?;
     let path = app.volume().job(job).target_mp4();
     send(request, path, "video/mp4", &disposition("inline", &format!("target_{id}.mp4"))).await
 }
@@ -52,7 +52,7 @@ pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) ->
     )
 )]
 pub(super) async fn avi(State(app): State<App>, Id(id): Id, request: Request) -> Result<Response, HttpError> {
-    let job = finished(&app, &app.job(id).await?, |job| job.settings.avi)?;
+    let job = finished(&app.job(id).await?, |job| job.settings.avi)?;
     let path = app.volume().job(job).target_avi();
     send(request, path, "video/x-msvideo", &disposition("attachment", &format!("target_{id}.avi"))).await
 }
@@ -77,7 +77,7 @@ pub(super) async fn poster(
     Id(id): Id,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let job = finished(&app, &app.job(id).await?, |_| true)?;
+    let job = finished(&app.job(id).await?, |_| true)?;
     let path = app.volume().job(job).poster();
     send(request, path, "image/jpeg", &disposition("inline", &format!("poster_{id}.jpg"))).await
 }
@@ -111,11 +111,7 @@ pub(super) async fn source(
 ///
 /// # Errors
 /// 409 while there is hope, 404 when there is none.
-pub(super) fn finished(
-    _app: &App,
-    job: &Job,
-    made: impl FnOnce(&Job) -> bool,
-) -> Result<common::job::JobId, HttpError> {
+pub(super) fn finished(job: &Job, made: impl FnOnce(&Job) -> bool) -> Result<common::job::JobId, HttpError> {
     let status = job.timeline.status();
     if !made(job) {
         return Err(HttpError::not_found("The job was asked not to make this."));
@@ -134,7 +130,10 @@ pub(super) fn finished(
 }
 
 /// Answers with a file, or the part of it that `request` asks for.
-async fn send(
+///
+/// # Errors
+/// 500 when it is not there.
+pub(super) async fn send(
     request: Request,
     path: PathBuf,
     kind: &'static str,

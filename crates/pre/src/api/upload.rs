@@ -28,6 +28,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::Params;
 use super::view::{ErrorAnswer, JobView, view};
 use crate::app::App;
+use crate::callbacks::names_private_address;
 use crate::metrics::Upload;
 
 /// How long an upload may be silent.
@@ -373,6 +374,7 @@ async fn take(app: &App, query: &[(String, String)], body: &mut Incoming) -> Res
         Incoming::Form(form) => read_form(form, &mut options, &mut receiver).await?,
     }
     let settings = options.settings(offer)?;
+    check_callback(app, options.callback_url.as_deref())?;
     if id != fresh
         && let Some(job) = existing(app, id).await?
     {
@@ -390,6 +392,15 @@ async fn take(app: &App, query: &[(String, String)], body: &mut Incoming) -> Res
     let job = app.store().create_job(new).await?;
     app.service.hints.notify(Stage::Index);
     Ok((job, false))
+}
+
+/// Refuses an address that no callback would be sent to.
+fn check_callback(app: &App, url: Option<&str>) -> Result<(), HttpError> {
+    let url = url.and_then(|url| reqwest::Url::parse(url).ok());
+    if !app.settings.allow_private_callbacks && url.is_some_and(|url| names_private_address(&url)) {
+        return Err(HttpError::bad_request("callback_url must be a public address."));
+    }
+    Ok(())
 }
 
 /// The job that an idempotency key led to before.

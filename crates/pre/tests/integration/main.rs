@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
 
+mod callbacks;
 mod house;
 mod jobs;
+mod others;
 mod results;
+mod sweep;
 mod timeline;
 mod uploads;

@@ -120,6 +120,12 @@ async fn a_video_goes_through_three_services() {
     assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(part.bytes().await.unwrap().len(), 100);
 
+    // A single picture takes the same door.
+    let picture = std::fs::read(folder.join("src_frame/frame_0.jpg")).unwrap();
+    let answer = cluster.request(Method::POST, "/v1/detect?conf=0.1").body(picture).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.json::<Value>().await.unwrap()["width"], 320);
+
     // Strangers are not let in; a finished job cannot be failed or stamped again.
     let url = cluster.of("pre").next().unwrap().url();
     let stranger = reqwest::get(format!("{url}/v1/jobs/{id}")).await.unwrap();

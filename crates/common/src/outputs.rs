@@ -5,20 +5,23 @@
 //! shown ([`Settings::shows`]). The same input gives the same bytes: decimals are fixed, no date is written.
 
 mod coco;
+mod lines;
 mod table;
 
 pub use coco::CocoWriter;
+pub use lines::LinesWriter;
 pub use table::CsvWriter;
 
 use std::fmt;
 use std::fmt::Write;
 use std::io;
+use std::ops::Range;
 
-use common::detection::{BoundingBox, Detection, SegmentDetections};
-use common::job::Settings;
+use crate::detection::{BoundingBox, Detection, SegmentDetections};
+use crate::job::Settings;
 
 /// What the files say about the video itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct VideoFacts<'a> {
     /// Its name, as the user knows it.
     pub name: &'a str,
@@ -28,6 +31,8 @@ pub struct VideoFacts<'a> {
     pub height: u32,
     /// Frames in it.
     pub frames: u32,
+    /// The frames that are to be told of; the writers want their segments, in order and without gaps.
+    pub told: Range<u32>,
 }
 
 /// The text of `infer{n}.txt`: for every shown detection five lines, minX, minY, maxX, maxY (fractions of the
@@ -143,8 +148,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(frames: u32) -> Self {
-        Self { next: 0, frames }
+    fn new(told: &Range<u32>) -> Self {
+        Self { next: told.start, frames: told.end }
     }
 
     fn segment(&mut self, segment: &SegmentDetections) -> io::Result<()> {

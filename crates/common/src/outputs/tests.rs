@@ -1,7 +1,7 @@
 use std::process::Command;
 
-use common::job::{ModelKey, Precision};
-use common::labels::COCO;
+use crate::job::{ModelKey, Precision};
+use crate::labels::COCO;
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn settings() -> Settings {
 }
 
 const VIDEO: VideoFacts<'_> =
-    VideoFacts { name: "a \"quoted\" clip.mp4", width: 640, height: 272, frames: 4 };
+    VideoFacts { name: "a \"quoted\" clip.mp4", width: 640, height: 272, frames: 4, told: 0..4 };
 
 fn found(class: u16, score: f32, [min_x, min_y, max_x, max_y]: [f32; 4]) -> Detection {
     Detection { bbox: BoundingBox { min_x, min_y, max_x, max_y }, score, class }
@@ -87,7 +87,7 @@ fn the_files_do_not_depend_on_how_the_video_was_cut() {
 
 #[test]
 fn a_video_without_detections_is_valid_json_too() {
-    let video = VideoFacts { frames: 1, ..VIDEO };
+    let video = VideoFacts { frames: 1, told: 0..1, ..VIDEO };
     let mut writer = CocoWriter::new(Vec::new(), video, &settings(), seconds).unwrap();
     writer.push(&SegmentDetections { first: 0, frames: vec![vec![]] }).unwrap();
     let file: serde_json::Value = serde_json::from_slice(&writer.finish().unwrap()).unwrap();
@@ -97,7 +97,7 @@ fn a_video_without_detections_is_valid_json_too() {
 #[test]
 fn numbers_that_are_none_never_reach_a_file() {
     let broken = found(0, f32::NAN, [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, f32::NAN]);
-    let video = VideoFacts { frames: 1, ..VIDEO };
+    let video = VideoFacts { frames: 1, told: 0..1, ..VIDEO };
     let mut writer = CocoWriter::new(Vec::new(), video, &settings(), |_| f64::NAN).unwrap();
     writer.push(&SegmentDetections { first: 0, frames: vec![vec![broken]] }).unwrap();
     let file: serde_json::Value = serde_json::from_slice(&writer.finish().unwrap()).unwrap();
@@ -134,6 +134,37 @@ fn the_table_has_one_line_a_detection() {
          0,-0.100000,\"sign, \"\"stop\"\"\",0.050000,576.00,0.00,640.00,90.67\n\
          3,0.900000,person,0.900000,160.00,136.00,320.00,204.00\n"
     );
+}
+
+#[test]
+fn the_lines_are_json_each() {
+    let settings = settings();
+    let mut writer = LinesWriter::new(Vec::new(), VIDEO, &settings, seconds);
+    segments().iter().for_each(|segment| writer.push(segment).unwrap());
+    let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(
+        lines[1],
+        serde_json::json!({
+            "frame": 0, "pts_seconds": -0.1, "class": "stop sign", "category_id": 13, "score": 0.05,
+            "bbox": [576.0, 0.0, 64.0, 90.67]
+        })
+    );
+}
+
+#[test]
+fn a_part_of_the_frames_is_told_of_alone() {
+    let video = VideoFacts { told: 2..4, ..VIDEO };
+    let [first, second] = segments();
+    let mut writer = CocoWriter::new(Vec::new(), video, &settings(), seconds).unwrap();
+    assert_eq!(writer.push(&first).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    writer.push(&second).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&writer.finish().unwrap()).unwrap();
+    let ids: Vec<_> = file["images"].as_array().unwrap().iter().map(|image| image["id"].clone()).collect();
+    assert_eq!(ids, [2, 3]);
+    assert_eq!(file["annotations"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::io::{self, BufWriter, Write};
 
-use common::detection::SegmentDetections;
-use common::job::Settings;
-use common::labels::category_id;
+use crate::detection::SegmentDetections;
+use crate::job::Settings;
+use crate::labels::category_id;
 use serde::Serialize;
 
 use super::{Fixed, PixelBox, Progress, VideoFacts, class_name};
@@ -74,12 +74,12 @@ impl<'a, W: Write> CocoWriter<'a, W> {
             every: settings.every,
         };
         write!(writer, "{{\"info\":{},\n\"images\":[", serde_json::to_string(&info)?)?;
-        for n in 0..video.frames {
+        for n in video.told.clone() {
             write!(
                 writer,
                 "{}\n{{\"id\":{n},\"file_name\":\"frame_{n}.jpg\",\"width\":{},\"height\":{},\"frame\":{n},\
                  \"timestamp\":{}}}",
-                if n == 0 { "" } else { "," },
+                if n == video.told.start { "" } else { "," },
                 video.width,
                 video.height,
                 Fixed::micros(seconds(n)),
@@ -93,7 +93,7 @@ impl<'a, W: Write> CocoWriter<'a, W> {
             .collect();
         write!(writer, "\n],\n\"categories\":{},\n\"annotations\":[", serde_json::to_string(&categories)?)?;
         let category_ids = categories.into_iter().map(|category| category.id).collect();
-        let progress = Progress::new(video.frames);
+        let progress = Progress::new(&video.told);
         Ok(Self { writer, video, category_ids, progress, annotations: 0 })
     }
 

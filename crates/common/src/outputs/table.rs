@@ -2,8 +2,8 @@
 
 use std::io::{self, BufWriter, Write};
 
-use common::detection::SegmentDetections;
-use common::job::Settings;
+use crate::detection::SegmentDetections;
+use crate::job::Settings;
 
 use super::{Fixed, PixelBox, Progress, VideoFacts, class_name};
 
@@ -27,7 +27,8 @@ impl<'a, W: Write, S: Fn(u32) -> f64> CsvWriter<'a, W, S> {
         writer.write_all(b"frame,pts_seconds,class,score,x_min,y_min,x_max,y_max\n")?;
         let names =
             (0..settings.names.len()).map(|class| quoted(class_name(&settings.names, class))).collect();
-        Ok(Self { writer, video, names, seconds, progress: Progress::new(video.frames) })
+        let progress = Progress::new(&video.told);
+        Ok(Self { writer, video, names, seconds, progress })
     }
 
     /// Adds the next segment.
