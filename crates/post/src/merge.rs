@@ -9,7 +9,6 @@ use common::job::{Settings, Summary};
 use common::outputs::{ClassCounts, CocoWriter, CsvWriter, VideoFacts};
 use media::index::FrameIndex;
 
-
 /// What came of it beside the files.
 pub struct Merged {
     /// Frames, length and counts.
@@ -42,7 +41,8 @@ pub fn merge(
     progress: &dyn Fn(u64),
 ) -> Result<Merged, MergeError> {
     let (video, frames) = (&index.video, u32::try_from(index.frames.len()).map_err(io::Error::other)?);
-    let facts = VideoFacts { name: filename, width: video.width, height: video.height, frames, told: 0..frames };
+    let facts =
+        VideoFacts { name: filename, width: video.width, height: video.height, frames, told: 0..frames };
     let seconds = |n: u32| index.seconds(n);
     let (json, csv) = (Draft::new(&folder.detections_json()), Draft::new(&folder.detections_csv()));
     let mut coco = CocoWriter::new(BufWriter::new(json.create()?), facts.clone(), settings, seconds)?;

@@ -90,7 +90,11 @@ pub(crate) fn router(app: App) -> Router {
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
     let (router, document) =
         OpenApiRouter::with_openapi(Document::openapi()).merge(users).merge(workers).split_for_parts();
-    router.merge(document::routes(&document)).fallback(nothing_there).method_not_allowed_fallback(not_this_way).with_state(app)
+    router
+        .merge(document::routes(&document))
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(not_this_way)
+        .with_state(app)
 }
 
 /// Lets only requests with the right token pass.

@@ -242,7 +242,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         // Documentation, Teredo and other special ones.
-        [0x2001, 0xdb8, ..] | [0x2001, 0..0x200, ..] => false,
+        [0x2001, 0xdb8 | 0..0x200, ..] => false,
         // Global unicast is 2000::/3; all else is loopback, private, link-local, multicast or nothing yet.
         [first, ..] => first & 0xe000 == 0x2000,
     }

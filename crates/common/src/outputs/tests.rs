@@ -142,7 +142,8 @@ fn the_lines_are_json_each() {
     let mut writer = LinesWriter::new(Vec::new(), VIDEO, &settings, seconds);
     segments().iter().for_each(|segment| writer.push(segment).unwrap());
     let text = String::from_utf8(writer.finish().unwrap()).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
     assert_eq!(
         lines[1],

@@ -36,7 +36,7 @@ const ANSWERED: [HeaderName; 5] = [
 /// Detect the objects in one picture (JPEG, PNG or WebP). The answer is JSON, or the picture with boxes for a client
 /// that accepts `image/jpeg`.
 #[utoipa::path(
-    post, path = "/v1/detect", tag = "pictures", security(("api_token" = [])),
+    post, operation_id = "detect", path = "/v1/detect", tag = "pictures", security(("api_token" = [])),
     request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses(
         (status = 200, content((Object = "application/json"), (Vec<u8> = "image/jpeg"))),
@@ -53,7 +53,8 @@ pub(super) async fn forward(
     let Some(infer) = app.settings.infer_url.as_deref() else {
         return Err(HttpError::unavailable("Detection of single pictures is not set up here.", AWAY * 12));
     };
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_PICTURE) {
         return Err(too_large());
     }

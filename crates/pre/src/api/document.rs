@@ -19,9 +19,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 pub(super) fn routes(document: &OpenApi) -> Router<App> {
     // It was made by this program and consists of strings and numbers.
     let json = document.to_json().unwrap_or_default();
-    let file = |kind: &'static str, text: &'static str| {
-        get(move || async move { (headers(kind), text) })
-    };
+    let file = |kind: &'static str, text: &'static str| get(move || async move { (headers(kind), text) });
     Router::new()
         .route("/openapi.json", get(move || async move { (headers("application/json"), json) }))
         .route("/docs", get(async || Redirect::permanent("/docs/")))

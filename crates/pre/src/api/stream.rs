@@ -59,7 +59,7 @@ pub(super) struct Outlet {
 impl Write for Outlet {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let sent = timeout(PATIENCE, self.sender.send(Ok(Bytes::copy_from_slice(bytes))));
-        match self.runtime.block_on(async { sent.await }) {
+        match self.runtime.block_on(sent) {
             Ok(Ok(())) => Ok(bytes.len()),
             // Its reader has gone, or has fallen asleep.
             Ok(Err(_)) | Err(_) => Err(io::ErrorKind::BrokenPipe.into()),

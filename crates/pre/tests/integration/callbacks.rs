@@ -49,7 +49,8 @@ impl Receiver {
 }
 
 async fn upload(house: &TestApp, url: &str) -> JobId {
-    let answer = house.request("POST", &format!("/v1/jobs?callback_url={url}")).body("a video").send().await.unwrap();
+    let answer =
+        house.request("POST", &format!("/v1/jobs?callback_url={url}")).body("a video").send().await.unwrap();
     id_of(&json(answer, 202).await)
 }
 
@@ -68,7 +69,10 @@ async fn an_end_is_told_once_and_signed() {
     assert_eq!(send(&house).await, 0);
     let (headers, body) = receiver.heard.lock().unwrap()[0].clone();
     let word: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((word["event"].as_str(), word["job"]["id"].as_str()), (Some("job.ended"), Some(&*id.to_string())));
+    assert_eq!(
+        (word["event"].as_str(), word["job"]["id"].as_str()),
+        (Some("job.ended"), Some(&*id.to_string()))
+    );
     assert_eq!(word["job"]["status"], "POSTPROCESSING_COMPLETE");
     assert_eq!(headers["boxreel-delivery"], format!("{id}-0"));
     let signature = headers["boxreel-signature"].to_str().unwrap();

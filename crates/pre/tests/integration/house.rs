@@ -70,7 +70,8 @@ impl TestApp {
         let root = folder.path().canonicalize().unwrap().join("volume");
         std::fs::create_dir_all(&root).unwrap();
         let volume = Volume::new(root);
-        let service = Service::new("pre", &args.service, store.clone(), volume.clone(), CancellationToken::new());
+        let service =
+            Service::new("pre", &args.service, store.clone(), volume.clone(), CancellationToken::new());
         let app = App::new(service, &args.service, &args.pre).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -124,7 +124,10 @@ async fn detections_come_as_coco_table_or_lines_and_filtered() {
     assert_eq!(coco["images"].as_array().unwrap().len(), 4);
     assert_eq!(coco["annotations"].as_array().unwrap().len(), 2);
     let coco = house.get_json(&path("detections?class=2,person&first_frame=3"), 200).await;
-    assert_eq!((&coco["images"][0]["id"], coco["annotations"].as_array().unwrap().len()), (&Value::from(3), 1));
+    assert_eq!(
+        (&coco["images"][0]["id"], coco["annotations"].as_array().unwrap().len()),
+        (&Value::from(3), 1)
+    );
 
     // Unfiltered, it is the file on the volume, which can be had in parts.
     let whole = house.get(&path("detections.json")).await;
@@ -151,7 +154,10 @@ async fn a_damaged_file_breaks_the_download_off() {
 /// Names and contents in an archive.
 async fn unzipped(house: &TestApp, path: &str) -> Vec<(String, String)> {
     let answer = house.get(path).await;
-    assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, &"application/zip".parse().unwrap()));
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (200, &"application/zip".parse().unwrap())
+    );
     let bytes = answer.bytes().await.unwrap();
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
     (0..archive.len())
@@ -159,7 +165,7 @@ async fn unzipped(house: &TestApp, path: &str) -> Vec<(String, String)> {
             let mut file = archive.by_index(n).unwrap();
             let mut text = String::new();
             std::io::Read::read_to_string(&mut file, &mut text).unwrap();
-            (file.name().to_owned(), text)
+            (file.name().unwrap().into_owned(), text)
         })
         .collect()
 }

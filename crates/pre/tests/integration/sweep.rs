@@ -102,7 +102,9 @@ async fn what_killed_processes_left_is_found_wherever_it_lies() {
     let half = house.volume.uploads().join(".630dc9e9cccccccccccccccc.0123456789abcdef.tmp");
     fs::write(&upload, "an upload whose job was never made").unwrap();
     fs::write(&half, "half an upl").unwrap();
-    for path in [&picture, &probe, &stranger, &orphan.path().to_owned(), &upload, &half, &house.volume.upload(id)] {
+    for path in
+        [&picture, &probe, &stranger, &orphan.path().to_owned(), &upload, &half, &house.volume.upload(id)]
+    {
         age(path, Duration::from_secs(23 * 3600));
     }
     house.clock.advance(LEASE * 2);
