@@ -46,7 +46,7 @@ pub(super) struct PictureParams {
 /// The text files of all frames: five lines for each detection, minX, minY, maxX, maxY (fractions of the frame) and
 /// the class's number.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/txts.zip", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_txts_zip", path = "/v1/jobs/{id}/txts.zip", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
@@ -65,7 +65,7 @@ pub(super) async fn txts(State(app): State<App>, Id(id): Id) -> Result<Response,
 
 /// The frames as pictures.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/frames.zip", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_frames_zip", path = "/v1/jobs/{id}/frames.zip", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job."), PictureParams),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),

@@ -97,7 +97,7 @@ impl Format {
 /// The detections, in the format the client accepts: COCO JSON (`application/json`), a table (`text/csv`) or JSON lines
 /// (`application/jsonl`).
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/detections", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections", path = "/v1/jobs/{id}/detections", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -131,7 +131,7 @@ pub(super) async fn negotiated(
 
 /// The detections as COCO JSON.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/detections.json", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_json", path = "/v1/jobs/{id}/detections.json", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -155,7 +155,7 @@ pub(super) async fn coco(
 
 /// The detections as a table.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/detections.csv", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_csv", path = "/v1/jobs/{id}/detections.csv", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -179,7 +179,7 @@ pub(super) async fn csv(
 
 /// The detections as JSON lines, one object each.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/detections.jsonl", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_jsonl", path = "/v1/jobs/{id}/detections.jsonl", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job."), DetectionParams),
     responses(
         (status = 200, content_type = "application/jsonl", body = String),

@@ -140,7 +140,7 @@ fn snapshot(view: JobView) -> Option<Snapshot> {
 /// Sent with the `Last-Event-ID` of the last event received, it goes on from there. It is answered with 204 when
 /// there is nothing more to come, which ends a browser's EventSource.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/events", tag = "jobs", security(("api_token" = [])),
+    get, operation_id = "follow_job", path = "/v1/jobs/{id}/events", tag = "jobs", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received.")

@@ -17,7 +17,7 @@ use crate::app::App;
 
 /// The annotated video as MP4.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/video.mp4", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_mp4", path = "/v1/jobs/{id}/video.mp4", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -38,7 +38,7 @@ pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) ->
 
 /// The annotated video as AVI.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/video.avi", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_avi", path = "/v1/jobs/{id}/video.avi", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -59,7 +59,7 @@ pub(super) async fn avi(State(app): State<App>, Id(id): Id, request: Request) ->
 
 /// One annotated picture that stands for the video.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/poster.jpg", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_poster", path = "/v1/jobs/{id}/poster.jpg", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -84,7 +84,7 @@ pub(super) async fn poster(
 
 /// The video as it was uploaded.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/source", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_source", path = "/v1/jobs/{id}/source", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")

@@ -43,7 +43,7 @@ pub(super) struct JobPage {
 
 /// List jobs, newest first.
 #[utoipa::path(
-    get, path = "/v1/jobs", tag = "jobs", params(ListParams), security(("api_token" = [])),
+    get, operation_id = "list_jobs", path = "/v1/jobs", tag = "jobs", params(ListParams), security(("api_token" = [])),
     responses(
         (status = 200, body = JobPage), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
         (status = 503, body = ErrorAnswer),
@@ -83,7 +83,7 @@ pub(super) async fn list(
 
 /// Show a job.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
+    get, operation_id = "get_job", path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -96,7 +96,7 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
 
 /// Cancel a job. What is in work stops within seconds.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "cancel_job", path = "/v1/jobs/{id}/cancel", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -118,7 +118,7 @@ pub(super) async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Json<Jo
 
 /// Run a job again that failed or was cancelled. Only what is unfinished is done again.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "retry_job", path = "/v1/jobs/{id}/retry", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 202, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -144,7 +144,7 @@ pub(super) async fn retry(
 
 /// Delete a job, its files and its results. One that is in work is cancelled.
 #[utoipa::path(
-    delete, path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
+    delete, operation_id = "delete_job", path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 204), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),

@@ -183,7 +183,7 @@ pub(super) fn classes(text: &str, names: &[String]) -> Result<Vec<u16>, HttpErro
 /// the options in the query and the name in `Content-Disposition` or `filename`. An upload that is repeated with the
 /// same `Idempotency-Key` within a day leads to the same job.
 #[utoipa::path(
-    post, path = "/v1/jobs", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "create_job", path = "/v1/jobs", tag = "jobs", security(("api_token" = [])),
     params(
         UploadOptions,
         ("Idempotency-Key" = Option<String>, Header, description = "Names this upload, 1 to 255 visible characters.")
