@@ -183,6 +183,8 @@ impl Service {
                 }
             });
         }
+        // Before the first request: what it offers is what a new job is made with.
+        say_hello(&self, &info).await;
         tasks.spawn(announce(self.clone(), info));
         if let Ok(address) = listener.local_addr() {
             info!(worker = %self.worker, "{} listens on {address}", self.name);
@@ -216,17 +218,17 @@ async fn metrics(
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text))
 }
 
+async fn say_hello(service: &Service, info: &Worker) {
+    if let Err(error) = service.store.announce(info).await {
+        warn!("the worker cannot announce itself: {error}");
+    }
+}
+
 /// Says again and again that the worker is there, and at the end that it has gone.
 async fn announce(service: Service, mut info: Worker) {
-    loop {
+    while service.stop.run_until_cancelled(tokio::time::sleep(ANNOUNCED_EVERY)).await.is_some() {
         info.ready = service.health.is_well();
-        if let Err(error) = service.store.announce(&info).await {
-            warn!("the worker cannot announce itself: {error}");
-        }
-        tokio::select! {
-            () = service.stop.cancelled() => break,
-            () = tokio::time::sleep(ANNOUNCED_EVERY) => {}
-        }
+        say_hello(&service, &info).await;
     }
     if let Err(error) = service.store.retire(&info.name).await {
         warn!("the worker cannot take its leave: {error}");

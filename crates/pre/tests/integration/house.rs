@@ -222,6 +222,8 @@ impl TestApp {
                 write(folder.target_mp4(), b"0123456789 the mp4");
                 write(folder.target_avi(), b"0123456789 the avi");
                 write(folder.poster(), b"the poster");
+                write(folder.detections_json(), b"{\"the\": \"merged file\"}");
+                write(folder.detections_csv(), b"the merged table");
                 Output::Assembled(Summary {
                     frames: 2,
                     duration: 0.08,
