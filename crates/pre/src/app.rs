@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
-use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, reconcile};
+use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, pages, reconcile};
 
 /// What pre's handlers and duties share. Cloning it is cheap.
 #[derive(Clone)]
@@ -31,7 +31,6 @@ pub struct App {
     pub settings: Arc<PreSettings>,
     /// Who may do what.
     pub gates: Gates,
-    #[expect(dead_code, reason = "its user comes next")]
     pub(crate) api_token: Option<Secret>,
     #[expect(dead_code, reason = "its user comes next")]
     pub(crate) callback_secret: Option<Secret>,
@@ -116,7 +115,7 @@ pub fn children() -> Registry {
 
 /// All of pre's routes but the probes.
 pub fn router(app: App) -> Router {
-    api::router(app)
+    pages::around(app.clone(), api::router(app))
 }
 
 /// The stages pre works on.

@@ -4,6 +4,7 @@
 
 mod house;
 mod jobs;
+mod pages;
 mod results;
 mod timeline;
 mod uploads;
