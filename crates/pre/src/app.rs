@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
-use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, reconcile, sweep};
+use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, pages, reconcile, sweep};
 
 /// Answers at once that hold a thread each while they are sent.
 const STREAMS: usize = 64;
@@ -120,7 +120,7 @@ pub fn children() -> Registry {
 
 /// All of pre's routes but the probes.
 pub fn router(app: App) -> Router {
-    api::router(app)
+    pages::around(app.clone(), api::router(app))
 }
 
 /// The stages pre works on.

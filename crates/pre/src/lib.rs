@@ -1,4 +1,4 @@
-//! The front of the house: the REST interface, uploads, the stages that read a video (index, decode), the
+//! The front of the house: the pages, the REST interface, uploads, the stages that read a video (index, decode), the
 //! reconciler that keeps every job's timeline true to its segments, and the duties of the house (callbacks,
 //! removing what is over).
 //!
@@ -13,6 +13,7 @@ pub mod decode;
 mod duty;
 pub mod index;
 mod metrics;
+mod pages;
 pub mod reconcile;
 pub mod sweep;
 

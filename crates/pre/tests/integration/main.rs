@@ -6,6 +6,7 @@ mod callbacks;
 mod house;
 mod jobs;
 mod others;
+mod pages;
 mod results;
 mod sweep;
 mod timeline;
