@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
@@ -245,7 +245,7 @@ impl Process {
 
     /// Starts it, unless it runs.
     pub fn start(&self) {
-        let mut child = self.child.lock().unwrap();
+        let mut child = self.child();
         if child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
             return;
         }
@@ -264,9 +264,14 @@ impl Process {
         *child = Some(spawn_kept(command).unwrap());
     }
 
+    /// Also after a test has failed with it in hand.
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&self) {
-        if let Some(mut child) = self.child.lock().unwrap().take() {
+        if let Some(mut child) = self.child().take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -285,7 +290,7 @@ impl Process {
     /// SIGTERM, and waits until it has ended.
     pub fn terminate(&self) -> ExitStatus {
         self.signal(libc::SIGTERM);
-        let mut child = self.child.lock().unwrap().take().expect("it runs");
+        let mut child = self.child().take().expect("it runs");
         let began = Instant::now();
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -298,12 +303,12 @@ impl Process {
 
     /// Whether it has ended by itself.
     pub fn has_ended(&self) -> bool {
-        let mut child = self.child.lock().unwrap();
+        let mut child = self.child();
         child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     fn signal(&self, signal: i32) {
-        let child = self.child.lock().unwrap();
+        let child = self.child();
         if let Some(child) = &*child {
             // SAFETY: kill is a plain system call, and the child is not reaped while the lock is held.
             unsafe { libc::kill(libc::pid_t::try_from(child.id()).unwrap(), signal) };
@@ -325,7 +330,8 @@ impl Drop for Process {
     }
 }
 
-/// A service's program, built beside the test.
+/// A service's program, built beside the test: `cargo test --workspace` builds the programs of all packages that
+/// have integration tests.
 fn program(service: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).expect("target/debug/deps").join(service);
