@@ -87,6 +87,9 @@ async fn nothing_is_lost_whatever_is_killed() {
                 "stopped for a while"
             }
             7..9 => {
+                // One that has hardly begun does not listen to signals yet: it just ends.
+                victim.start();
+                cluster.until_ready(victim).await;
                 let status = victim.terminate();
                 assert!(status.success(), "{victim:?} ended with {status}: {}", victim.last_words());
                 victim.start();
