@@ -125,7 +125,9 @@ export async function play(root) {
       const there = data.score[n] >= (live ? least() : Number(root.dataset.conf)) ? 1 : 0;
       counts.set(data.kind[n], (counts.get(data.kind[n]) ?? 0) + there);
     }
-    const wanted = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, 24);
+    // One that was switched off stays, to be switched on again.
+    const wanted = [...counts].filter(([kind, count]) => count > 0 || !shown.has(names[kind]))
+      .sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, 24);
     const have = new Map([...chips.children].map((chip) => [chip.dataset.name, chip]));
     wanted.forEach(([kind, count], at) => {
       const name = names[kind];

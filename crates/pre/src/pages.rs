@@ -3,7 +3,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
+use axum::extract::{Form, Path, Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -46,7 +46,7 @@ pub(crate) fn around(app: App, api: Router) -> Router {
     let closed = Router::new()
         .route("/", get(async || Redirect::to("/upload")))
         .route("/upload", get(upload))
-        .route("/fileUpload", post(file_upload).layer(DefaultBodyLimit::disable()))
+        .route("/fileUpload", post(file_upload))
         .route("/result", get(result))
         .route("/result/{id}", get(details))
         .route("/result/{id}/cancel", post(cancel))

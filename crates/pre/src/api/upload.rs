@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::multipart::Field;
-use axum::extract::{FromRequest, Multipart, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::files::{Draft, Volume};
@@ -430,7 +430,9 @@ async fn read_form(
     options: &mut UploadOptions,
     receiver: &mut Receiver<'_>,
 ) -> Result<(), HttpError> {
-    let Some(request) = form.request.take() else { return Ok(()) };
+    let Some(mut request) = form.request.take() else { return Ok(()) };
+    // Of its own accord axum takes forms of 2 MB; how large a video may be is our own limit.
+    DefaultBodyLimit::disable().apply(&mut request);
     let parts = Multipart::from_request(request, &()).await.map_err(|_| {
         HttpError::bad_request("The form's Content-Type names no boundary between its fields.")
     })?;

@@ -194,7 +194,7 @@ impl Chart {
                 Some(from) => {
                     let until = to.unwrap_or(end);
                     let length = span(until.since(from));
-                    let more = if to.is_some() { "" } else { "…" };
+                    let more = if to.or(timeline.process_end).is_some() { "" } else { "…" };
                     (at(from), at(until).saturating_sub(at(from)).max(2), format!("{length}{more}"))
                 }
                 None => (0, 0, "–".to_owned()),

@@ -56,8 +56,7 @@ async fn an_upload_by_the_form_is_answered_as_the_original_did_and_appears_among
 
     let mut ids = Vec::new();
     for (name, keep) in [("video_3.mp4", true), ("bikes.mp4", false)] {
-        // Larger than what is taken of other forms.
-        let body = form(name, &"v".repeat(3 << 20), keep);
+        let body = form(name, "a video", keep);
         let sent = house.request("POST", "/fileUpload").header("Content-Type", FORM).body(body).send();
         let text = page(sent.await.unwrap(), 200).await;
         let id = text.split("your id is : <code>").nth(1).unwrap()[..24].parse::<JobId>().unwrap();
@@ -95,6 +94,16 @@ async fn an_upload_by_the_form_is_answered_as_the_original_did_and_appears_among
     assert!(!page(house.get("/result?status=complete").await, 200).await.contains("bikes.mp4"));
     holds(&page(house.get("/result?status=failed").await, 200).await, &["No request is in this group"]);
     holds(&page(house.get("/result?status=nonsense").await, 400).await, &["no such group"]);
+}
+
+#[tokio::test]
+async fn a_form_may_be_as_large_as_a_video_at_every_door() {
+    let house = TestApp::start().await;
+    for path in ["/fileUpload", "/v1/jobs"] {
+        let body = form("film.mp4", &"v".repeat(3 << 20), true);
+        let sent = house.request("POST", path).header("Content-Type", FORM).body(body).send().await.unwrap();
+        assert!(sent.status().is_success(), "{path}: {}", sent.text().await.unwrap());
+    }
 }
 
 #[tokio::test]
