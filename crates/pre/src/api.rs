@@ -88,8 +88,9 @@ pub(crate) fn router(app: App) -> Router {
     let workers = OpenApiRouter::new()
         .routes(routes!(timeline::show, timeline::put, timeline::post))
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
-    let (router, document) =
+    let (router, mut document) =
         OpenApiRouter::with_openapi(Document::openapi()).merge(users).merge(workers).split_for_parts();
+    document::complete(&mut document);
     router
         .merge(document::routes(&document))
         .fallback(nothing_there)

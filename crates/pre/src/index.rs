@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::files::{Draft, Volume};
 use common::input::blocking;
-use common::job::Plan;
+use common::job::{ErrorCode, Failure, Plan};
 use common::segment::{Cut, Stage};
 use common::store::{JobStore, Output, Renewal};
 use common::worker::{Assignment, JobError, Work};
@@ -100,7 +100,11 @@ impl Work for IndexStage {
         };
         let access =
             Access { read: vec![work.job.source.path.clone()], write: vec![folder.path().to_owned()] };
-        let response = media::stage::run_in_child::<IndexTask>(&self.pool, work, &request, &access).await?;
+        let response = media::stage::run_in_child::<IndexTask>(&self.pool, work, &request, &access).await;
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Err(self.refused(work, error).await),
+        };
         let cuts: Vec<Cut> = response.cuts.iter().map(|&(first, last)| Cut { first, last }).collect();
         let segments =
             u32::try_from(cuts.len()).map_err(|_| JobError::fail(too_many_frames().to_string()))?;
@@ -125,5 +129,19 @@ impl Work for IndexStage {
             height: response.height,
             dropped: response.dropped,
         }))
+    }
+}
+
+impl IndexStage {
+    /// A file that is at fault ends the job with ENQUEUE_ERROR: what was uploaded is no video Boxreel takes. (What the
+    /// loop does with the error by itself would read FRAME_CONVERT_ERROR.)
+    async fn refused(&self, work: &Assignment, error: JobError) -> JobError {
+        if let JobError::Fail { message } = &error {
+            let failure = Failure { code: ErrorCode::EnqueueError, message: message.clone() };
+            if let Err(unanswered) = self.store.fail(work.job.id, failure).await {
+                return JobError::retry_because("The job's failure could not be recorded.", unanswered);
+            }
+        }
+        error
     }
 }

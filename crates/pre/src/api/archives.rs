@@ -39,19 +39,20 @@ pub(super) enum Pictures {
 #[into_params(parameter_in = Query)]
 pub(super) struct PictureParams {
     /// With boxes (the default), as they came, or both.
-    #[param(inline)]
+    #[param(nullable = false, inline)]
     of: Option<Pictures>,
 }
 
 /// The text files of all frames: five lines for each detection, minX, minY, maxX, maxY (fractions of the frame) and
 /// the class's number.
 #[utoipa::path(
-    get, operation_id = "get_txts_zip", path = "/v1/jobs/{id}/txts.zip", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_txts_zip",
+    path = "/v1/jobs/{id}/txts.zip", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
         (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "It is not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It is not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn txts(State(app): State<App>, Id(id): Id) -> Result<Response, HttpError> {
@@ -65,13 +66,14 @@ pub(super) async fn txts(State(app): State<App>, Id(id): Id) -> Result<Response,
 
 /// The frames as pictures.
 #[utoipa::path(
-    get, operation_id = "get_frames_zip", path = "/v1/jobs/{id}/frames.zip", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_frames_zip",
+    path = "/v1/jobs/{id}/frames.zip", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job."), PictureParams),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
-        (status = 404, body = ErrorAnswer, description = "There is no such job, or it kept no pictures."),
-        (status = 409, body = ErrorAnswer, description = "It is not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 404, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It is not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn frames(

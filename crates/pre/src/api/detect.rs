@@ -36,7 +36,8 @@ const ANSWERED: [HeaderName; 5] = [
 /// Detect the objects in one picture (JPEG, PNG or WebP). The answer is JSON, or the picture with boxes for a client
 /// that accepts `image/jpeg`.
 #[utoipa::path(
-    post, operation_id = "detect", path = "/v1/detect", tag = "pictures", security(("api_token" = [])),
+    post, operation_id = "detect",
+    path = "/v1/detect", tag = "pictures", security(("api_token" = [])),
     request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses(
         (status = 200, content((Object = "application/json"), (Vec<u8> = "image/jpeg"))),

@@ -31,16 +31,16 @@ use crate::app::App;
 #[into_params(parameter_in = Query)]
 pub(super) struct DetectionParams {
     /// Only those of at least this score. What was found with less than 0.05 is not kept at all.
-    #[param(minimum = 0, maximum = 1)]
+    #[param(nullable = false, minimum = 0, maximum = 1)]
     min_score: Option<f32>,
     /// Only those of these classes, by name or number, separated by commas.
-    #[param(example = "person,car")]
+    #[param(nullable = false, example = "person,car")]
     class: Option<String>,
     /// From this frame on, counted from 0.
-    #[param(minimum = 0)]
+    #[param(nullable = false, minimum = 0)]
     first_frame: Option<u32>,
     /// Up to this frame, included.
-    #[param(minimum = 0)]
+    #[param(nullable = false, minimum = 0)]
     last_frame: Option<u32>,
 }
 
@@ -97,7 +97,8 @@ impl Format {
 /// The detections, in the format the client accepts: COCO JSON (`application/json`), a table (`text/csv`) or JSON lines
 /// (`application/jsonl`).
 #[utoipa::path(
-    get, operation_id = "get_detections", path = "/v1/jobs/{id}/detections", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections",
+    path = "/v1/jobs/{id}/detections", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -108,7 +109,7 @@ impl Format {
         (status = 304), (status = 412), (status = 416),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
         (status = 406, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "They are not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "They are not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn negotiated(
@@ -131,7 +132,8 @@ pub(super) async fn negotiated(
 
 /// The detections as COCO JSON.
 #[utoipa::path(
-    get, operation_id = "get_detections_json", path = "/v1/jobs/{id}/detections.json", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_json",
+    path = "/v1/jobs/{id}/detections.json", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -141,7 +143,7 @@ pub(super) async fn negotiated(
         (status = 206, content_type = "application/json", body = String),
         (status = 304), (status = 412), (status = 416),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "They are not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "They are not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn coco(
@@ -155,7 +157,8 @@ pub(super) async fn coco(
 
 /// The detections as a table.
 #[utoipa::path(
-    get, operation_id = "get_detections_csv", path = "/v1/jobs/{id}/detections.csv", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_csv",
+    path = "/v1/jobs/{id}/detections.csv", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."), DetectionParams,
         ("Range" = Option<String>, Header, description = "The part that is wanted, if nothing is filtered.")
@@ -165,7 +168,7 @@ pub(super) async fn coco(
         (status = 206, content_type = "text/csv", body = String),
         (status = 304), (status = 412), (status = 416),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "They are not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "They are not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn csv(
@@ -179,12 +182,13 @@ pub(super) async fn csv(
 
 /// The detections as JSON lines, one object each.
 #[utoipa::path(
-    get, operation_id = "get_detections_jsonl", path = "/v1/jobs/{id}/detections.jsonl", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_detections_jsonl",
+    path = "/v1/jobs/{id}/detections.jsonl", tag = "results", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job."), DetectionParams),
     responses(
         (status = 200, content_type = "application/jsonl", body = String),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "They are not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "They are not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn lines(

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use super::extract::Id;
 use super::view::{ErrorAnswer, JobView, view};
@@ -134,19 +135,33 @@ fn snapshot(view: JobView) -> Option<Snapshot> {
     Some(Snapshot { id, json: json.into(), is_final })
 }
 
+/// An event of a job.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct EventView {
+    /// `job`, or `gone` when the job was deleted.
+    event: String,
+    /// For `Last-Event-ID`.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// The job as `GET /v1/jobs/{id}` shows it, as JSON text.
+    data: String,
+}
+
 /// Follow a job: an event `job` with the job as it stands for every change, until it has ended, or an event `gone`
 /// when it is deleted.
 ///
 /// Sent with the `Last-Event-ID` of the last event received, it goes on from there. It is answered with 204 when
 /// there is nothing more to come, which ends a browser's EventSource.
 #[utoipa::path(
-    get, operation_id = "follow_job", path = "/v1/jobs/{id}/events", tag = "jobs", security(("api_token" = [])),
+    get, operation_id = "follow_job",
+    path = "/v1/jobs/{id}/events", tag = "jobs", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received.")
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = String), (status = 204),
+        (status = 200, content_type = "text/event-stream", body = EventView), (status = 204),
         (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer), (status = 503, body = ErrorAnswer),
     )
 )]

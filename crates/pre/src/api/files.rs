@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::http_error::HttpError;
+use common::job::JobId;
 use common::store::Job;
 use tower::ServiceExt;
 use tower_http::services::ServeFile;
@@ -17,7 +18,8 @@ use crate::app::App;
 
 /// The annotated video as MP4.
 #[utoipa::path(
-    get, operation_id = "get_mp4", path = "/v1/jobs/{id}/video.mp4", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_mp4",
+    path = "/v1/jobs/{id}/video.mp4", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -27,7 +29,7 @@ use crate::app::App;
         (status = 206, content_type = "video/mp4", body = Vec<u8>),
         (status = 304), (status = 412), (status = 416),
         (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "It is not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It is not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) -> Result<Response, HttpError> {
@@ -38,7 +40,8 @@ pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) ->
 
 /// The annotated video as AVI.
 #[utoipa::path(
-    get, operation_id = "get_avi", path = "/v1/jobs/{id}/video.avi", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_avi",
+    path = "/v1/jobs/{id}/video.avi", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -48,7 +51,7 @@ pub(super) async fn mp4(State(app): State<App>, Id(id): Id, request: Request) ->
         (status = 206, content_type = "video/x-msvideo", body = Vec<u8>),
         (status = 304), (status = 412), (status = 416),
         (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "It is not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It is not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn avi(State(app): State<App>, Id(id): Id, request: Request) -> Result<Response, HttpError> {
@@ -59,7 +62,8 @@ pub(super) async fn avi(State(app): State<App>, Id(id): Id, request: Request) ->
 
 /// One annotated picture that stands for the video.
 #[utoipa::path(
-    get, operation_id = "get_poster", path = "/v1/jobs/{id}/poster.jpg", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_poster",
+    path = "/v1/jobs/{id}/poster.jpg", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -69,7 +73,7 @@ pub(super) async fn avi(State(app): State<App>, Id(id): Id, request: Request) ->
         (status = 206, content_type = "image/jpeg", body = Vec<u8>),
         (status = 304), (status = 412), (status = 416),
         (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "It is not there yet."), (status = 503, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It is not there, or not yet."), (status = 503, body = ErrorAnswer),
     )
 )]
 pub(super) async fn poster(
@@ -84,7 +88,8 @@ pub(super) async fn poster(
 
 /// The video as it was uploaded.
 #[utoipa::path(
-    get, operation_id = "get_source", path = "/v1/jobs/{id}/source", tag = "results", security(("api_token" = [])),
+    get, operation_id = "get_source",
+    path = "/v1/jobs/{id}/source", tag = "results", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Range" = Option<String>, Header, description = "The part that is wanted, such as bytes=0-1023.")
@@ -110,23 +115,21 @@ pub(super) async fn source(
 /// The id of a job that has its result, if `made` says that such a file is part of it.
 ///
 /// # Errors
-/// 409 while there is hope, 404 when there is none.
-pub(super) fn finished(job: &Job, made: impl FnOnce(&Job) -> bool) -> Result<common::job::JobId, HttpError> {
+/// 409; the code tells whether it makes sense to wait.
+pub(super) fn finished(job: &Job, made: impl FnOnce(&Job) -> bool) -> Result<JobId, HttpError> {
+    let conflict = |code, message| Err(HttpError::new(StatusCode::CONFLICT, code, message));
     let status = job.timeline.status();
     if !made(job) {
-        return Err(HttpError::not_found("The job was asked not to make this."));
+        return conflict("not_made", "The job was asked not to make this.".to_owned());
     }
     if job.timeline.postprocessing_end.is_some() {
         return Ok(job.id);
     }
     if status.is_final() {
-        return Err(HttpError::not_found(format!("The job has no result; it ended with {status}.")));
+        return conflict("no_result", format!("The job has no result; it ended with {status}."));
     }
-    Err(HttpError::new(
-        StatusCode::CONFLICT,
-        "not_ready",
-        format!("The job is not finished, it is at {status}; its events tell when it is."),
-    ))
+    let message = format!("The job is not finished, it is at {status}; its events tell when it is.");
+    conflict("not_ready", message)
 }
 
 /// Answers with a file, or the part of it that `request` asks for.
@@ -134,11 +137,16 @@ pub(super) fn finished(job: &Job, made: impl FnOnce(&Job) -> bool) -> Result<com
 /// # Errors
 /// 500 when it is not there.
 pub(super) async fn send(
-    request: Request,
+    mut request: Request,
     path: PathBuf,
     kind: &'static str,
     disposition: &str,
 ) -> Result<Response, HttpError> {
+    // What is no range of bytes is to be ignored (RFC 9110, 14.2), and more than one may be.
+    let range = request.headers().get(header::RANGE);
+    if range.is_some_and(|range| !range.to_str().is_ok_and(is_one_range)) {
+        request.headers_mut().remove(header::RANGE);
+    }
     let served = ServeFile::new(&path).oneshot(request).await.map_err(HttpError::internal)?;
     if served.status() == StatusCode::NOT_FOUND {
         return Err(HttpError::internal(format!("{} is not there", path.display())));
@@ -152,6 +160,17 @@ pub(super) async fn send(
         headers.insert(header::CONTENT_DISPOSITION, value);
     }
     Ok(answer)
+}
+
+/// Whether a `Range` header asks for one range of bytes: `bytes=0-99`, `bytes=100-`, `bytes=-100`.
+fn is_one_range(range: &str) -> bool {
+    let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse::<u64>().ok().map(Some) };
+    let ends = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    match ends.map(|(first, last)| (number(first), number(last))) {
+        Some((Some(Some(first)), Some(Some(last)))) => first <= last,
+        Some((Some(first), Some(last))) => first.is_some() || last.is_some(),
+        _ => false,
+    }
 }
 
 /// The header that names a file (RFC 6266): in ASCII for old readers, and exactly (RFC 8187).
@@ -177,6 +196,18 @@ pub(super) fn disposition(how: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_range_is_told_from_nonsense() {
+        for one in ["bytes=0-0", "bytes=5-", "bytes=-5"] {
+            assert!(is_one_range(one), "{one}");
+        }
+        for other in
+            ["bytes=-", "bytes=5-4", "bytes=0-1,3-4", "lines=1-2", "null", "bytes=a-b", "bytes=+1-2-"]
+        {
+            assert!(!is_one_range(other), "{other}");
+        }
+    }
 
     #[test]
     fn any_name_fits_into_the_header() {

@@ -24,12 +24,13 @@ const MAX_PAGE: u32 = 100;
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
     /// How many at most.
-    #[param(minimum = 1, maximum = 100, default = 20)]
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     page_size: Option<u32>,
     /// `next_page_token` of the page before.
+    #[param(nullable = false, pattern = "^[0-9a-f]{24}$")]
     page_token: Option<String>,
     /// Only jobs of these statuses, separated by commas.
-    #[param(example = "INFERENCE,POSTPROCESSING")]
+    #[param(nullable = false, example = "INFERENCE,POSTPROCESSING")]
     status: Option<String>,
 }
 
@@ -43,7 +44,8 @@ pub(super) struct JobPage {
 
 /// List jobs, newest first.
 #[utoipa::path(
-    get, operation_id = "list_jobs", path = "/v1/jobs", tag = "jobs", params(ListParams), security(("api_token" = [])),
+    get, operation_id = "list_jobs",
+    path = "/v1/jobs", tag = "jobs", params(ListParams), security(("api_token" = [])),
     responses(
         (status = 200, body = JobPage), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
         (status = 503, body = ErrorAnswer),
@@ -83,7 +85,8 @@ pub(super) async fn list(
 
 /// Show a job.
 #[utoipa::path(
-    get, operation_id = "get_job", path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
+    get, operation_id = "get_job",
+    path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -96,7 +99,8 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
 
 /// Cancel a job. What is in work stops within seconds.
 #[utoipa::path(
-    post, operation_id = "cancel_job", path = "/v1/jobs/{id}/cancel", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "cancel_job",
+    path = "/v1/jobs/{id}/cancel", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 200, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -118,7 +122,8 @@ pub(super) async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Json<Jo
 
 /// Run a job again that failed or was cancelled. Only what is unfinished is done again.
 #[utoipa::path(
-    post, operation_id = "retry_job", path = "/v1/jobs/{id}/retry", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "retry_job",
+    path = "/v1/jobs/{id}/retry", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 202, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -144,7 +149,8 @@ pub(super) async fn retry(
 
 /// Delete a job, its files and its results. One that is in work is cancelled.
 #[utoipa::path(
-    delete, operation_id = "delete_job", path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
+    delete, operation_id = "delete_job",
+    path = "/v1/jobs/{id}", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 204), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),

@@ -28,7 +28,8 @@ pub(super) struct Standing {
 
 /// Whether and when a job came to a status.
 #[utoipa::path(
-    get, operation_id = "get_status", path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
+    get, operation_id = "get_status",
+    path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
     params(("id" = String, Path, description = "The job."), ("status" = StatusName, Path, description = "The status.")),
     responses(
         (status = 200, body = Standing), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
@@ -45,11 +46,13 @@ pub(super) async fn show(
 
 /// Report that a job has come to a status. It is stamped when the job's segments bear it out.
 #[utoipa::path(
-    put, operation_id = "put_status", path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
+    put, operation_id = "put_status",
+    path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
     params(("id" = String, Path, description = "The job."), ("status" = StatusName, Path, description = "The status.")),
     responses(
         (status = 200, body = Standing), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
-        (status = 404, body = ErrorAnswer), (status = 409, body = ErrorAnswer, description = "It has not come to that."),
+        (status = 404, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It has not come to that."),
         (status = 503, body = ErrorAnswer),
     )
 )]
@@ -74,11 +77,13 @@ pub(super) async fn put(
 
 /// The same as PUT.
 #[utoipa::path(
-    post, operation_id = "post_status", path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
+    post, operation_id = "post_status",
+    path = "/requestid/{id}/status/{status}", tag = "workers", security(("worker_token" = [])),
     params(("id" = String, Path, description = "The job."), ("status" = StatusName, Path, description = "The status.")),
     responses(
         (status = 200, body = Standing), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
-        (status = 404, body = ErrorAnswer), (status = 409, body = ErrorAnswer, description = "It has not come to that."),
+        (status = 404, body = ErrorAnswer),
+        (status = 409, body = ErrorAnswer, description = "It has not come to that."),
         (status = 503, body = ErrorAnswer),
     )
 )]

@@ -52,28 +52,32 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 #[into_params(parameter_in = Query)]
 pub(super) struct UploadOptions {
     /// Keep every frame as a picture, as it came and with boxes. Default: true.
+    #[schema(nullable = false)]
+    #[param(nullable = false)]
     keep_frames: Option<bool>,
     /// Draw, count and write to txt only detections of at least this score. Default: 0.3.
-    #[schema(minimum = 0, maximum = 1)]
-    #[param(minimum = 0, maximum = 1)]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    #[param(nullable = false, minimum = 0, maximum = 1)]
     conf: Option<f32>,
     /// Of two boxes of one class that overlap more than this, the weaker is dropped. Default: 0.5.
-    #[schema(minimum = 0, maximum = 1)]
-    #[param(minimum = 0, maximum = 1)]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    #[param(nullable = false, minimum = 0, maximum = 1)]
     iou: Option<f32>,
     /// Only these classes, by name or number, separated by commas. Default: all.
-    #[schema(example = "person,car")]
-    #[param(example = "person,car")]
+    #[schema(nullable = false, example = "person,car")]
+    #[param(nullable = false, example = "person,car")]
     classes: Option<String>,
     /// Detect each Nth frame and hold the boxes between. Default: 1.
-    #[schema(minimum = 1, maximum = 100_000)]
-    #[param(minimum = 1, maximum = 100_000)]
+    #[schema(nullable = false, minimum = 1, maximum = 100_000)]
+    #[param(nullable = false, minimum = 1, maximum = 100_000)]
     every: Option<u32>,
     /// Where to send word when the job has ended.
-    #[schema(format = "uri")]
-    #[param(format = "uri")]
+    #[schema(nullable = false, format = "uri")]
+    #[param(nullable = false, format = "uri")]
     callback_url: Option<String>,
     /// The file's name, where a header does not tell.
+    #[schema(nullable = false)]
+    #[param(nullable = false)]
     filename: Option<String>,
 }
 
@@ -183,7 +187,8 @@ pub(super) fn classes(text: &str, names: &[String]) -> Result<Vec<u16>, HttpErro
 /// the options in the query and the name in `Content-Disposition` or `filename`. An upload that is repeated with the
 /// same `Idempotency-Key` within a day leads to the same job.
 #[utoipa::path(
-    post, operation_id = "create_job", path = "/v1/jobs", tag = "jobs", security(("api_token" = [])),
+    post, operation_id = "create_job",
+    path = "/v1/jobs", tag = "jobs", security(("api_token" = [])),
     params(
         UploadOptions,
         ("Idempotency-Key" = Option<String>, Header, description = "Names this upload, 1 to 255 visible characters.")

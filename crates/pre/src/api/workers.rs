@@ -65,7 +65,8 @@ pub(super) struct QueueView {
 
 /// Who is at work, and what waits.
 #[utoipa::path(
-    get, operation_id = "list_workers", path = "/v1/workers", tag = "workers", security(("api_token" = [])),
+    get, operation_id = "list_workers",
+    path = "/v1/workers", tag = "workers", security(("api_token" = [])),
     responses((status = 200, body = House), (status = 401, body = ErrorAnswer), (status = 503, body = ErrorAnswer))
 )]
 pub(super) async fn list(State(app): State<App>) -> Result<Json<House>, HttpError> {

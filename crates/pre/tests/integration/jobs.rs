@@ -113,7 +113,8 @@ async fn a_failed_job_says_why() {
     let job = house.get_json(&format!("/v1/jobs/{id}"), 200).await;
     assert_eq!(job["error"]["code"], "ENQUEUE_ERROR");
     assert_eq!(job["error"]["message"], "This is no video; use an MP4.");
-    let error = house.get_json(&format!("/v1/jobs/{id}/video.mp4"), 404).await;
+    let error = house.get_json(&format!("/v1/jobs/{id}/video.mp4"), 409).await;
+    assert_eq!(error["error"]["code"], "no_result");
     assert!(error["error"]["message"].as_str().unwrap().contains("ENQUEUE_ERROR"), "{error}");
 }
 

@@ -107,6 +107,12 @@ async fn the_document_tells_of_every_route_and_can_be_tried() {
         .map(|operation| operation["operationId"].to_string())
         .collect();
     assert_eq!(ids.len(), operations, "each has a name of its own");
+    for operation in paths.values().flat_map(|path| path.as_object().unwrap().values()) {
+        for (status, answer) in operation["responses"].as_object().unwrap() {
+            let described = answer["description"].as_str().is_some_and(|text| !text.is_empty());
+            assert!(described, "{status} of {}", operation["operationId"]);
+        }
+    }
     assert_ne!(document["components"]["securitySchemes"]["api_token"], Value::Null);
     let page = house.get("/docs/").await;
     assert_eq!(page.status(), 200);

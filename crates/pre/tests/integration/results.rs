@@ -80,6 +80,8 @@ async fn the_results_are_downloaded_whole_and_in_parts() {
     assert_eq!(end.bytes().await.unwrap(), "mp4");
     let beyond = house.request("GET", &path("video.mp4")).header("Range", "bytes=99-").send().await.unwrap();
     assert_eq!(beyond.status(), 416);
+    let nonsense = house.request("GET", &path("video.mp4")).header("Range", "null").send().await.unwrap();
+    assert_eq!(nonsense.status(), 200);
     let head = house.request("HEAD", &path("video.mp4")).send().await.unwrap();
     assert_eq!((head.status().as_u16(), &head.headers()["content-length"]), (200, &"18".parse().unwrap()));
     assert_eq!(house.get(&path("poster.jpg")).await.bytes().await.unwrap(), "the poster");
@@ -192,5 +194,6 @@ async fn texts_and_pictures_come_as_archives() {
     let answer = house.request("POST", "/v1/jobs?keep_frames=false").body("a video").send().await.unwrap();
     let id = crate::house::id_of(&json(answer, 202).await);
     house.finish(1).await;
-    assert_eq!(house.get(&format!("/v1/jobs/{id}/frames.zip")).await.status(), 404);
+    let error = house.get_json(&format!("/v1/jobs/{id}/frames.zip"), 409).await;
+    assert_eq!(error["error"]["code"], "not_made");
 }
