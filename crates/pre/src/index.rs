@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use common::files::{Draft, Volume};
@@ -137,6 +138,15 @@ impl IndexStage {
     /// loop does with the error by itself would read FRAME_CONVERT_ERROR.)
     async fn refused(&self, work: &Assignment, error: JobError) -> JobError {
         if let JobError::Fail { message } = &error {
+            // The store does not fence this by a token: only who still holds the lease may speak for the job. (No
+            // time is added; renewing tells.)
+            match self.store.renew(&work.lease, Duration::ZERO).await {
+                Ok(Renewal::Held) => {}
+                Ok(Renewal::Lost | Renewal::Cancelled) => return JobError::Stopped,
+                Err(error) => {
+                    return JobError::retry_because("The job's failure could not be recorded.", error);
+                }
+            }
             let failure = Failure { code: ErrorCode::EnqueueError, message: message.clone() };
             if let Err(unanswered) = self.store.fail(work.job.id, failure).await {
                 return JobError::retry_because("The job's failure could not be recorded.", unanswered);
