@@ -30,7 +30,9 @@ mod view;
 mod workers;
 
 pub(crate) use events::Feed;
+pub(crate) use jobs::{JobPage, page};
 pub(crate) use upload::free_space;
+pub(crate) use view::{JobView, view};
 
 /// What the document says of the interface as a whole.
 #[derive(OpenApi)]

@@ -9,12 +9,13 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use common::http_error::HttpError;
-use common::job::JobId;
+use common::job::{JobId, Status};
 use serde::Deserialize;
 
 use self::job::{Chart, JobModel, Piece};
-use self::rest::{JobPage, Rest};
+use self::rest::Rest;
 use self::session::{FormToken, SessionKey};
+use crate::api::{self, JobPage};
 use crate::app::App;
 
 mod assets;
@@ -37,6 +38,27 @@ struct Pages {
     rest: Rest,
     /// Absent where no token is asked for.
     key: Option<SessionKey>,
+}
+
+impl Pages {
+    async fn job(&self, id: JobId) -> Result<JobModel, HttpError> {
+        Ok(JobModel::new(api::view(self.app.store(), &self.app.job(id).await?).await?))
+    }
+
+    /// Has the REST interface do something to a job that one of our forms is about.
+    async fn act(
+        &self,
+        token: Option<&FormToken>,
+        id: &str,
+        form: &Signed,
+        method: Method,
+        what: &str,
+    ) -> Result<JobId, HttpError> {
+        session::ours(token, &form.form_token)?;
+        let id = job_id(id)?;
+        self.rest.act(method, &format!("/v1/jobs/{id}{what}")).await?;
+        Ok(id)
+    }
 }
 
 /// The pages and `api`, whose door then also opens to the session of a browser.
@@ -159,31 +181,44 @@ async fn file_upload(
 ) -> Answer {
     // In the query, because what is in the body comes when the file has been taken already.
     session::ours(token.as_deref(), &query.form_token)?;
-    let job = pages.rest.upload(request).await?;
-    render(&ResorbackTemplate { frame: Frame::of(token.as_deref()), job: JobModel::new(job) })
+    let job = pages.job(pages.rest.upload(request).await?).await?;
+    render(&ResorbackTemplate { frame: Frame::of(token.as_deref()), job })
 }
 
 /// A group of statuses that is looked at together.
 struct Filter {
     name: &'static str,
     label: &'static str,
-    statuses: &'static str,
+    /// Empty: all.
+    statuses: &'static [Status],
 }
 
 const FILTERS: [Filter; 5] = [
-    Filter { name: "", label: "All", statuses: "" },
+    Filter { name: "", label: "All", statuses: &[] },
     Filter {
         name: "running",
         label: "Running",
-        statuses: "ENQUEUE,PREPROCESSING,PREPROCESSING_COMPLETE,INFERENCE,INFERENCE_COMPLETE,POSTPROCESSING",
+        statuses: &[
+            Status::Enqueue,
+            Status::Preprocessing,
+            Status::PreprocessingComplete,
+            Status::Inference,
+            Status::InferenceComplete,
+            Status::Postprocessing,
+        ],
     },
-    Filter { name: "complete", label: "Complete", statuses: "POSTPROCESSING_COMPLETE" },
+    Filter { name: "complete", label: "Complete", statuses: &[Status::PostprocessingComplete] },
     Filter {
         name: "failed",
         label: "Failed",
-        statuses: "ENQUEUE_ERROR,FRAME_CONVERT_ERROR,INFERENCE_ERROR,POSTPROCESSING_ERROR",
+        statuses: &[
+            Status::EnqueueError,
+            Status::FrameConvertError,
+            Status::InferenceError,
+            Status::PostprocessingError,
+        ],
     },
-    Filter { name: "cancelled", label: "Cancelled", statuses: "CANCELLED" },
+    Filter { name: "cancelled", label: "Cancelled", statuses: &[Status::Cancelled] },
 ];
 
 #[derive(Deserialize)]
@@ -222,7 +257,7 @@ async fn result(
         })?),
         None => None,
     };
-    let JobPage { jobs, next_page_token } = pages.rest.list(before, PAGE, filter.statuses).await?;
+    let JobPage { jobs, next_page_token } = api::page(&pages.app, before, PAGE, filter.statuses).await?;
     let jobs: Vec<JobModel> = jobs.into_iter().map(JobModel::new).collect();
     render(&ResultTemplate {
         frame: Frame::of(token.as_deref()),
@@ -252,9 +287,9 @@ async fn details(
     Path(id): Path<String>,
 ) -> Answer {
     let id = job_id(&id)?;
-    let job = JobModel::new(pages.rest.job(id).await?);
-    let now = pages.app.store().now().await?;
     let stored = pages.app.job(id).await?;
+    let job = JobModel::new(api::view(pages.app.store(), &stored).await?);
+    let now = pages.app.store().now().await?;
     let segments = if job.is_final { vec![] } else { pages.app.store().segments(id).await? };
     render(&DetailsTemplate {
         frame: Frame::of(token.as_deref()),
@@ -272,8 +307,7 @@ async fn cancel(
     Path(id): Path<String>,
     Form(form): Form<Signed>,
 ) -> Answer {
-    let id = form.for_job(token.as_deref(), &id)?;
-    pages.rest.act(Method::POST, &format!("/v1/jobs/{id}/cancel")).await?;
+    let id = pages.act(token.as_deref(), &id, &form, Method::POST, "/cancel").await?;
     Ok(Redirect::to(&format!("/result/{id}")).into_response())
 }
 
@@ -283,8 +317,7 @@ async fn retry(
     Path(id): Path<String>,
     Form(form): Form<Signed>,
 ) -> Answer {
-    let id = form.for_job(token.as_deref(), &id)?;
-    pages.rest.act(Method::POST, &format!("/v1/jobs/{id}/retry")).await?;
+    let id = pages.act(token.as_deref(), &id, &form, Method::POST, "/retry").await?;
     Ok(Redirect::to(&format!("/result/{id}")).into_response())
 }
 
@@ -300,7 +333,7 @@ async fn ask(
     token: Option<axum::Extension<FormToken>>,
     Path(id): Path<String>,
 ) -> Answer {
-    let job = JobModel::new(pages.rest.job(job_id(&id)?).await?);
+    let job = pages.job(job_id(&id)?).await?;
     render(&ResdeleteTemplate { frame: Frame::of(token.as_deref()), job })
 }
 
@@ -310,8 +343,7 @@ async fn delete(
     Path(id): Path<String>,
     Form(form): Form<Signed>,
 ) -> Answer {
-    let id = form.for_job(token.as_deref(), &id)?;
-    pages.rest.act(Method::DELETE, &format!("/v1/jobs/{id}")).await?;
+    pages.act(token.as_deref(), &id, &form, Method::DELETE, "").await?;
     Ok(Redirect::to("/result").into_response())
 }
 
@@ -320,14 +352,6 @@ async fn delete(
 struct Signed {
     #[serde(default)]
     form_token: String,
-}
-
-impl Signed {
-    /// The job the form is about, if the form is one of ours.
-    fn for_job(&self, token: Option<&FormToken>, id: &str) -> Result<JobId, HttpError> {
-        session::ours(token, &self.form_token)?;
-        job_id(id)
-    }
 }
 
 fn job_id(id: &str) -> Result<JobId, HttpError> {

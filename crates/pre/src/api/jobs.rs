@@ -36,10 +36,10 @@ pub(super) struct ListParams {
 
 /// A page of jobs, newest first.
 #[derive(Serialize, ToSchema)]
-pub(super) struct JobPage {
-    jobs: Vec<JobView>,
+pub(crate) struct JobPage {
+    pub jobs: Vec<JobView>,
     /// Where the next page begins; absent on the last one.
-    next_page_token: Option<String>,
+    pub next_page_token: Option<String>,
 }
 
 /// List jobs, newest first.
@@ -71,8 +71,21 @@ pub(super) async fn list(
         .filter(|status| !status.is_empty())
         .map(|status| status.parse().map_err(|_| HttpError::bad_request(format!("{status:?} is no status."))))
         .collect::<Result<_, _>>()?;
+    Ok(Json(page(&app, before, size, &statuses).await?))
+}
+
+/// `size` jobs of `statuses` (empty: all) before `before`, newest first.
+///
+/// # Errors
+/// When the store does not answer.
+pub(crate) async fn page(
+    app: &App,
+    before: Option<JobId>,
+    size: u32,
+    statuses: &[Status],
+) -> Result<JobPage, HttpError> {
     // One more than asked for tells whether there is a next page.
-    let mut jobs = app.store().jobs(before, size + 1, &statuses).await?;
+    let mut jobs = app.store().jobs(before, size + 1, statuses).await?;
     let more = jobs.len() > size as usize;
     jobs.truncate(size as usize);
     let next_page_token = jobs.last().filter(|_| more).map(|job| job.id.to_string());
@@ -80,7 +93,7 @@ pub(super) async fn list(
     for job in &jobs {
         views.push(view(app.store(), job).await?);
     }
-    Ok(Json(JobPage { jobs: views, next_page_token }))
+    Ok(JobPage { jobs: views, next_page_token })
 }
 
 /// Show a job.

@@ -12,23 +12,23 @@ use utoipa::ToSchema;
 /// An error, as every answer that is no success carries it.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only its schema is used; common's HttpError writes it")]
-pub(super) struct ErrorAnswer {
-    error: ErrorDetail,
+pub(crate) struct ErrorAnswer {
+    pub error: ErrorDetail,
 }
 
 /// What went wrong.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ErrorDetail {
+pub(crate) struct ErrorDetail {
     /// For programs: does not change.
     #[schema(example = "not_found")]
-    code: String,
+    pub code: String,
     /// For people: what was wrong and what to do.
-    message: String,
+    pub message: String,
 }
 
 /// A job.
 #[derive(Serialize, ToSchema)]
-pub(super) struct JobView {
+pub(crate) struct JobView {
     /// 24 hexadecimal digits.
     #[schema(pattern = "^[0-9a-f]{24}$")]
     pub id: String,
@@ -86,116 +86,116 @@ pub(super) enum StatusName {
 
 /// The stamps of a job, by the database's clock; absent until they happen.
 #[derive(Serialize, ToSchema)]
-pub(super) struct TimelineView {
+pub(crate) struct TimelineView {
     /// The upload was whole.
     #[schema(format = DateTime)]
-    process_start: String,
+    pub process_start: String,
     /// Reading the video began.
     #[schema(format = DateTime)]
-    preprocessing_start: Option<String>,
+    pub preprocessing_start: Option<String>,
     /// The last frame was read.
     #[schema(format = DateTime)]
-    preprocessing_end: Option<String>,
+    pub preprocessing_end: Option<String>,
     /// Detection began.
     #[schema(format = DateTime)]
-    inference_start: Option<String>,
+    pub inference_start: Option<String>,
     /// The last frame was detected.
     #[schema(format = DateTime)]
-    inference_end: Option<String>,
+    pub inference_end: Option<String>,
     /// Drawing began.
     #[schema(format = DateTime)]
-    postprocessing_start: Option<String>,
+    pub postprocessing_start: Option<String>,
     /// The result was there.
     #[schema(format = DateTime)]
-    postprocessing_end: Option<String>,
+    pub postprocessing_end: Option<String>,
     /// The job ended, well or not.
     #[schema(format = DateTime)]
-    process_end: Option<String>,
+    pub process_end: Option<String>,
     /// From process_start to process_end, as H:MM:SS.ffffff.
     #[schema(example = "0:03:38.918805")]
-    total: Option<String>,
+    pub total: Option<String>,
 }
 
 /// Fractions that are done, 0 to 1.
 #[derive(Clone, Copy, Serialize, ToSchema)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// Of the whole.
-    overall: f64,
+    pub overall: f64,
     /// Of listing the frames.
-    index: f64,
+    pub index: f64,
     /// Of reading the frames.
-    decode: f64,
+    pub decode: f64,
     /// Of detection.
-    detect: f64,
+    pub detect: f64,
     /// Of drawing.
-    render: f64,
+    pub render: f64,
     /// Of joining.
-    assemble: f64,
+    pub assemble: f64,
 }
 
 /// What was asked for.
 #[derive(Serialize, ToSchema)]
-pub(super) struct OptionsView {
+pub(crate) struct OptionsView {
     /// Pictures of the frames are kept.
-    keep_frames: bool,
+    pub keep_frames: bool,
     /// The score from which detections are drawn, counted and written to txt.
-    conf: f64,
+    pub conf: f64,
     /// Overlap above which the weaker of two boxes is dropped.
-    iou: f64,
+    pub iou: f64,
     /// Names of the classes that are drawn; empty: all.
-    classes: Vec<String>,
+    pub classes: Vec<String>,
     /// Each Nth frame is detected.
-    every: u32,
+    pub every: u32,
     /// Where word of the end is sent.
-    callback_url: Option<String>,
+    pub callback_url: Option<String>,
     /// SHA-256 of the weights.
-    model: String,
+    pub model: String,
     /// Arithmetic of the network.
-    precision: String,
+    pub precision: String,
 }
 
 /// What came of a job.
 #[derive(Serialize, ToSchema)]
-pub(super) struct SummaryView {
+pub(crate) struct SummaryView {
     /// Length of the video in seconds.
-    duration_seconds: f64,
+    pub duration_seconds: f64,
     /// Objects per class, most first.
-    counts: Vec<ClassCount>,
+    pub counts: Vec<ClassCount>,
     /// Numbers of the frames that are damaged and show their predecessor.
-    concealed: Vec<u32>,
+    pub concealed: Vec<u32>,
     /// Sentences to read.
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// How often a class was found.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ClassCount {
-    class: String,
-    count: u64,
+pub(crate) struct ClassCount {
+    pub class: String,
+    pub count: u64,
 }
 
 /// Paths below this service's root.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Links {
+pub(crate) struct Links {
     #[serde(rename = "self")]
-    this: String,
-    events: String,
-    source: String,
-    video_mp4: Option<String>,
-    video_avi: Option<String>,
-    poster: Option<String>,
-    detections_json: Option<String>,
-    detections_csv: Option<String>,
-    detections_jsonl: Option<String>,
-    txts: Option<String>,
-    frames: Option<String>,
+    pub this: String,
+    pub events: String,
+    pub source: String,
+    pub video_mp4: Option<String>,
+    pub video_avi: Option<String>,
+    pub poster: Option<String>,
+    pub detections_json: Option<String>,
+    pub detections_csv: Option<String>,
+    pub detections_jsonl: Option<String>,
+    pub txts: Option<String>,
+    pub frames: Option<String>,
 }
 
 /// A job as it stands now.
 ///
 /// # Errors
 /// When the store does not answer.
-pub(super) async fn view(store: &dyn Store, job: &Job) -> Result<JobView, StoreError> {
+pub(crate) async fn view(store: &dyn Store, job: &Job) -> Result<JobView, StoreError> {
     let live = job.timeline.process_end.is_none();
     let counts = if job.plan.is_some() && job.timeline.postprocessing_end.is_none() {
         store.counts(job.id).await?

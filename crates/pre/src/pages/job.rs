@@ -8,33 +8,31 @@ use common::job::Timeline;
 use common::segment::{Segment, State};
 use serde_json::json;
 
-use super::rest::Job;
+use crate::api::JobView;
 
 /// A job with what the pages make of it.
-pub(super) struct JobModel(Job);
+pub(super) struct JobModel(JobView);
 
 impl Deref for JobModel {
-    type Target = Job;
+    type Target = JobView;
 
-    fn deref(&self) -> &Job {
+    fn deref(&self) -> &JobView {
         &self.0
     }
 }
 
 impl JobModel {
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(job: JobView) -> Self {
         Self(job)
     }
 
     /// The original's lines: what, and when.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let times = &self.timeline;
-        let stamp = |stamp: &Option<String>| match stamp {
-            Some(time) => time.replacen('T', " ", 1).trim_end_matches('Z').to_owned(),
-            None => "WAITING..".to_owned(),
-        };
+        let shown = |time: &str| time.replacen('T', " ", 1).trim_end_matches('Z').to_owned();
+        let stamp = |stamp: &Option<String>| stamp.as_deref().map_or("WAITING..".to_owned(), shown);
         vec![
-            ("process start time", stamp(&times.process_start)),
+            ("process start time", shown(&times.process_start)),
             ("preprocessing start time", stamp(&times.preprocessing_start)),
             ("preprocessing end time", stamp(&times.preprocessing_end)),
             ("inferencing start time", stamp(&times.inference_start)),
@@ -47,7 +45,7 @@ impl JobModel {
 
     /// What the status means to a reader, which is also its look.
     pub(super) fn mood(&self) -> &'static str {
-        match self.status.as_str() {
+        match self.status {
             "POSTPROCESSING_COMPLETE" => "good",
             "CANCELLED" => "off",
             "ENQUEUE" => "idle",

@@ -1,4 +1,4 @@
-//! The REST interface as the pages use it: without a network between, but by nothing else than its requests.
+//! What the pages have done by the REST interface: without a network between, but by nothing else than its requests.
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -21,89 +21,15 @@ pub(super) struct Rest {
     bearer: Option<HeaderValue>,
 }
 
-/// A page of jobs.
+/// What is read of a job that was made.
 #[derive(Deserialize)]
-pub(super) struct JobPage {
-    pub jobs: Vec<Job>,
-    pub next_page_token: Option<String>,
-}
-
-/// A job, as the interface shows it.
-#[derive(Deserialize)]
-pub(super) struct Job {
-    pub id: String,
-    pub filename: String,
-    pub size: u64,
-    pub status: String,
-    pub is_final: bool,
-    pub timeline: Timeline,
-    pub progress: Progress,
-    pub eta_seconds: Option<u64>,
-    pub frames: Option<u32>,
-    pub width: Option<u32>,
-    pub height: Option<u32>,
-    pub error: Option<ErrorDetail>,
-    pub options: Options,
-    pub summary: Option<Summary>,
-    pub links: Links,
+struct Made {
+    id: JobId,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Timeline {
-    pub process_start: Option<String>,
-    pub preprocessing_start: Option<String>,
-    pub preprocessing_end: Option<String>,
-    pub inference_start: Option<String>,
-    pub inference_end: Option<String>,
-    pub postprocessing_start: Option<String>,
-    pub postprocessing_end: Option<String>,
-    pub total: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Progress {
-    pub overall: f64,
-    pub decode: f64,
-    pub detect: f64,
-    pub render: f64,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Options {
-    pub conf: f64,
-    pub classes: Vec<String>,
-    pub every: u32,
-    pub precision: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Summary {
-    pub duration_seconds: f64,
-    pub counts: Vec<ClassCount>,
-    pub notes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ClassCount {
-    pub class: String,
-    pub count: u64,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Links {
-    pub source: String,
-    pub video_mp4: Option<String>,
-    pub video_avi: Option<String>,
-    pub poster: Option<String>,
-    pub detections_json: Option<String>,
-    pub detections_csv: Option<String>,
-    pub txts: Option<String>,
-    pub frames: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ErrorDetail {
-    pub message: String,
+struct ErrorDetail {
+    message: String,
 }
 
 #[derive(Deserialize)]
@@ -126,30 +52,16 @@ impl Rest {
         self.bearer.clone()
     }
 
-    pub(super) async fn job(&self, id: JobId) -> Result<Job, HttpError> {
-        read(self.send(request(Method::GET, &format!("/v1/jobs/{id}"))?).await?).await
-    }
-
-    pub(super) async fn list(
-        &self,
-        before: Option<JobId>,
-        size: u32,
-        statuses: &str,
-    ) -> Result<JobPage, HttpError> {
-        let from = before.map(|id| format!("&page_token={id}")).unwrap_or_default();
-        let path = format!("/v1/jobs?page_size={size}&status={statuses}{from}");
-        read(self.send(request(Method::GET, &path)?).await?).await
-    }
-
     /// Does what has no answer worth reading.
     pub(super) async fn act(&self, method: Method, path: &str) -> Result<(), HttpError> {
         self.send(request(method, path)?).await.map(drop)
     }
 
-    /// Passes a form on.
-    pub(super) async fn upload(&self, mut form: Request) -> Result<Job, HttpError> {
+    /// Passes a form on; the job it made.
+    pub(super) async fn upload(&self, mut form: Request) -> Result<JobId, HttpError> {
         *form.uri_mut() = Uri::from_static("/v1/jobs");
-        read(self.send(form).await?).await
+        let made: Made = read(self.send(form).await?).await?;
+        Ok(made.id)
     }
 
     /// The answer, if it is a success.
