@@ -3,10 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimRequest, Counts, Job, MAX_EXPIRIES, MAX_FAILURES, MAX_SEND_BACKS, Setback};
+use super::{
+    Callback, ClaimRequest, Counts, Job, MAX_EXPIRIES, MAX_FAILURES, MAX_SEND_BACKS, NewJob, Output, Setback,
+    StoreError,
+};
 use crate::clock::Stamp;
-use crate::job::{Event, ModelKey, Refusal, Timeline};
-use crate::segment::{LeaseRecord, Segment, Stage, State, Token};
+use crate::job::{Event, ModelKey, Plan, Refusal, Timeline};
+use crate::segment::{Cut, LeaseRecord, Segment, SegmentFiles, Stage, State, Token};
 
 /// What the store remembers of a piece of work beyond what it shows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +57,81 @@ pub(super) struct FirstClaims {
     pub index: bool,
     pub detect: bool,
     pub render: bool,
+}
+
+impl JobDoc {
+    /// A job created at `now`: it waits for index.
+    pub(super) fn new(new: NewJob, now: Stamp) -> Self {
+        let NewJob { id, filename, source, settings, priority, callback_url } = new;
+        let job = Job {
+            id,
+            filename,
+            source,
+            settings,
+            plan: None,
+            summary: None,
+            timeline: Timeline::new(now),
+            run: 0,
+            state: State::Waiting(Stage::Index),
+            priority,
+            failures: 0,
+            expiries: 0,
+            not_before: None,
+            lease: None,
+            deleted: None,
+            callback: callback_url.map(Callback::new),
+        };
+        Self { job, book: Book::default(), claimed: FirstClaims::default() }
+    }
+
+    /// Records what `stage`, held by `token`, made of the job, and puts the job before what comes next.
+    pub(super) fn record(&mut self, token: &Token, stage: Stage, output: Output) -> Result<(), StoreError> {
+        match (stage, output) {
+            (Stage::Index, Output::Indexed(plan)) => {
+                self.piece().move_on(token, stage, State::Segments);
+                self.job.plan = Some(plan);
+            }
+            (Stage::Assemble, Output::Assembled(summary)) => {
+                self.piece().move_on(token, stage, State::Done);
+                self.job.summary = Some(summary);
+            }
+            _ => return Err(does_not_fit(stage)),
+        }
+        Ok(())
+    }
+}
+
+impl SegmentDoc {
+    /// Segment `index` of the job, as it is put: not to be claimed yet.
+    pub(super) fn held(job: &Job, index: u32, cut: Cut) -> Self {
+        let segment = Segment {
+            job: job.id,
+            run: job.run,
+            index,
+            first: cut.first,
+            last: cut.last,
+            state: State::Held,
+            files: SegmentFiles::default(),
+            failures: 0,
+            expiries: 0,
+            not_before: None,
+            lease: None,
+        };
+        Self { segment, book: Book::default(), rank: 0 }
+    }
+}
+
+/// An output that `stage` cannot have made.
+pub(super) fn does_not_fit(stage: Stage) -> StoreError {
+    StoreError::Corrupt(format!("the output of stage {stage} is another stage's"))
+}
+
+/// A plan that doesn't fit what was put would make a video with frames missing.
+pub(super) fn check_plan(plan: &Plan, put: u32) -> Result<(), StoreError> {
+    if plan.segments == 0 || plan.segments != put {
+        return Err(StoreError::Corrupt(format!("the plan has {} segments, {put} were put", plan.segments)));
+    }
+    Ok(())
 }
 
 /// Whether a piece of work goes on.

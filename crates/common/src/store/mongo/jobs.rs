@@ -3,7 +3,7 @@
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 
-use super::super::rules::{Book, FirstClaims, JobDoc, derive, is_stamped};
+use super::super::rules::{JobDoc, derive, is_stamped};
 use super::super::{Callback, Counts, Job, NewJob, Reported, StoreError, reported_event};
 use super::docs::{JobRow, job_id, object_id, read_job, stamp, write_job};
 use super::segments::is_there;
@@ -76,28 +76,9 @@ impl MongoStore {
     }
 
     pub(super) async fn create(&self, new: NewJob) -> Result<Job, StoreError> {
-        let NewJob { id, filename, source, settings, priority, callback_url } = new;
-        let at = Stamp(0);
-        let job = Job {
-            id,
-            filename,
-            source,
-            settings,
-            plan: None,
-            summary: None,
-            timeline: Timeline::new(at),
-            run: 0,
-            state: State::Waiting(Stage::Index),
-            priority,
-            failures: 0,
-            expiries: 0,
-            not_before: None,
-            lease: None,
-            deleted: None,
-            callback: callback_url.map(Callback::new),
-        };
+        let (id, at) = (new.id, Stamp(0));
         let row = JobRow {
-            doc: JobDoc { job, book: Book::default(), claimed: FirstClaims::default() },
+            doc: JobDoc::new(new, at),
             ready: at,
             version: 0,
             epoch: 0,

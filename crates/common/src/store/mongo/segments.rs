@@ -312,10 +312,10 @@ fn turn_id(priority: i32, stage: Stage) -> String {
 }
 
 /// A segment as index put it.
-pub(super) fn held(row: &JobRow, cut: &Token, segment: crate::segment::Segment) -> SegmentRow {
+pub(super) fn held(row: &JobRow, cut: &Token, doc: SegmentDoc) -> SegmentRow {
     let job = &row.doc.job;
     SegmentRow {
-        doc: SegmentDoc { segment, book: super::super::rules::Book::default(), rank: 0 },
+        doc,
         cut: cut.clone(),
         epoch: row.epoch,
         priority: job.priority,

@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, Document, doc, serialize_to_bson};
 use mongodb::options::{Hint, ReturnDocument};
 use serde::Serialize;
 
-use super::super::rules::Verdict;
+use super::super::rules::{SegmentDoc, Verdict, check_plan, does_not_fit};
 use super::super::{Advanced, ClaimRequest, Claimed, MAX_EXPIRIES, Output, Renewal, Setback, StoreError};
 use super::docs::{JobRow, SegmentRow, object_id, read_job, read_segment, segment_id, write_segment};
 use super::jobs::moment;
@@ -14,7 +14,7 @@ use super::segments::{held, is_there};
 use super::{ANSWER, MongoStore, REMEMBERED, answer, is_duplicate, long_answer, schema, unanswered, within};
 use crate::clock::Stamp;
 use crate::job::{Event, Failure, JobId, Plan};
-use crate::segment::{Cut, Lease, Segment, SegmentFiles, Stage, State, Target, Token};
+use crate::segment::{Cut, Lease, Segment, Stage, State, Target, Token};
 
 /// Pieces of work that one claim may find given up or out of force before it says that there is nothing.
 const FUTILE: u32 = 1000;
@@ -359,20 +359,8 @@ impl MongoStore {
             long_answer(self.segments.delete_many(other)).await?;
         }
         let new = cuts.iter().zip(0..).map(|(cut, index)| {
-            let segment = Segment {
-                job: id,
-                run: row.doc.job.run,
-                index,
-                first: cut.first,
-                last: cut.last,
-                state: State::Held,
-                files: SegmentFiles::default(),
-                failures: 0,
-                expiries: 0,
-                not_before: None,
-                lease: None,
-            };
-            write_segment(&held(&row, &lease.token, segment), Stamp(0))
+            let doc = SegmentDoc::held(&row.doc.job, index, *cut);
+            write_segment(&held(&row, &lease.token, doc), Stamp(0))
         });
         let new = new.collect::<Result<Vec<_>, _>>()?;
         if !new.is_empty() {
@@ -394,28 +382,20 @@ impl MongoStore {
 
     async fn record_job(&self, id: JobId, lease: &Lease, output: &Output) -> Result<Advanced, StoreError> {
         if let (Stage::Index, Output::Indexed(plan)) = (lease.stage, output) {
-            self.check_plan(id, lease, plan).await?;
+            self.check_put(id, lease, plan).await?;
         }
         let changed = self.change(id, |row, now| {
             let of = is_of(row, lease);
-            let mut piece = row.doc.piece();
+            let piece = row.doc.piece();
             if piece.advanced_by(&lease.token, lease.stage) {
                 return Ok(Advanced::Recorded);
             }
             if !of || !piece.held_by(&lease.token) {
                 return Ok(Advanced::Lost);
             }
-            match (lease.stage, output) {
-                (Stage::Index, Output::Indexed(plan)) => {
-                    piece.move_on(&lease.token, lease.stage, State::Segments);
-                    row.doc.job.plan = Some(plan.clone());
-                    row.epoch += 1;
-                }
-                (Stage::Assemble, Output::Assembled(summary)) => {
-                    piece.move_on(&lease.token, lease.stage, State::Done);
-                    row.doc.job.summary = Some(summary.clone());
-                }
-                _ => return Err(does_not_fit(lease.stage)),
+            row.doc.record(&lease.token, lease.stage, output.clone())?;
+            if lease.stage == Stage::Index {
+                row.epoch += 1;
             }
             row.ready = now;
             Ok(Advanced::Recorded)
@@ -423,8 +403,7 @@ impl MongoStore {
         changed.await?.map_or(Ok(Advanced::Lost), |(advanced, _)| advanced)
     }
 
-    /// A plan that doesn't fit what was put would make a video with frames missing.
-    async fn check_plan(&self, id: JobId, lease: &Lease, plan: &Plan) -> Result<(), StoreError> {
+    async fn check_put(&self, id: JobId, lease: &Lease, plan: &Plan) -> Result<(), StoreError> {
         let Some(mut row) = self.find_job(id).await? else { return Ok(()) };
         if !row.doc.piece().held_by(&lease.token) || !is_of(&row, lease) {
             return Ok(());
@@ -432,13 +411,7 @@ impl MongoStore {
         // Only this lease puts segments of this cut: what is counted now stays so.
         let put = self.counts_of(id, &lease.token).await?.total();
         let named = row.cut.as_ref() == Some(&lease.token);
-        if plan.segments == 0 || plan.segments != put || !named {
-            return Err(StoreError::Corrupt(format!(
-                "the plan has {} segments, {put} were put",
-                plan.segments
-            )));
-        }
-        Ok(())
+        check_plan(plan, if named { put } else { 0 })
     }
 
     async fn record_segment(
@@ -619,10 +592,6 @@ fn literal<T: Serialize>(value: &T) -> Result<Document, StoreError> {
     let value = serialize_to_bson(value)
         .map_err(|error| StoreError::Corrupt(format!("an output cannot be written: {error}")))?;
     Ok(doc! { "$literal": value })
-}
-
-fn does_not_fit(stage: Stage) -> StoreError {
-    StoreError::Corrupt(format!("the output of stage {stage} is another stage's"))
 }
 
 /// Ends the job if its own work was given up.

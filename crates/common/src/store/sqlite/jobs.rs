@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::super::rules::{Book, FirstClaims, JobDoc, SegmentDoc, Verdict, derive, is_stamped};
+use super::super::rules::{JobDoc, SegmentDoc, Verdict, derive, is_stamped};
 use super::super::{Callback, Job, NewJob, Reported, StoreError, reported_event};
 use super::rows;
 use crate::clock::Stamp;
@@ -13,26 +13,7 @@ pub(super) fn create(tx: &Connection, new: NewJob, now: Stamp) -> Result<Job, St
     if let Some(doc) = rows::job(tx, new.id)? {
         return Ok(doc.job);
     }
-    let NewJob { id, filename, source, settings, priority, callback_url } = new;
-    let job = Job {
-        id,
-        filename,
-        source,
-        settings,
-        plan: None,
-        summary: None,
-        timeline: Timeline::new(now),
-        run: 0,
-        state: State::Waiting(Stage::Index),
-        priority,
-        failures: 0,
-        expiries: 0,
-        not_before: None,
-        lease: None,
-        deleted: None,
-        callback: callback_url.map(Callback::new),
-    };
-    let doc = JobDoc { job, book: Book::default(), claimed: FirstClaims::default() };
+    let doc = JobDoc::new(new, now);
     rows::save_job(tx, &doc)?;
     Ok(doc.job)
 }

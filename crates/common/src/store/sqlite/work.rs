@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::super::rules::{Book, JobDoc, SegmentDoc, Verdict, model_text};
+use super::super::rules::{JobDoc, SegmentDoc, Verdict, check_plan, does_not_fit, model_text};
 use super::super::{Advanced, ClaimRequest, Claimed, Output, Renewal, Setback, StoreError};
 use super::{Key, jobs, rows};
 use crate::clock::Stamp;
-use crate::job::{JobId, Plan};
-use crate::segment::{Cut, Lease, Segment, SegmentFiles, Stage, State, Target};
+use crate::job::JobId;
+use crate::segment::{Cut, Lease, Segment, Stage, State, Target};
 
 // Without `INDEXED BY` the planner would have to guess; with it, a query that can no longer use its index
 // is an error instead of a scan that grows with the table.
@@ -227,20 +227,7 @@ pub(super) fn put_segments(tx: &Connection, key: &Key, cuts: &[Cut]) -> Result<R
     tx.prepare_cached("DELETE FROM segments WHERE job = ?1 AND number >= ?2")?
         .execute(params![id.to_string(), i64::try_from(cuts.len()).unwrap_or(i64::MAX)])?;
     for (cut, index) in cuts.iter().zip(0..) {
-        let segment = Segment {
-            job: id,
-            run: job.job.run,
-            index,
-            first: cut.first,
-            last: cut.last,
-            state: State::Held,
-            files: SegmentFiles::default(),
-            failures: 0,
-            expiries: 0,
-            not_before: None,
-            lease: None,
-        };
-        rows::save_segment(tx, &job.job, &SegmentDoc { segment, book: Book::default(), rank: 0 })?;
+        rows::save_segment(tx, &job.job, &SegmentDoc::held(&job.job, index, *cut))?;
     }
     Ok(Renewal::Held)
 }
@@ -258,43 +245,24 @@ pub(super) fn advance(tx: &Connection, key: &Key, output: Output) -> Result<Adva
     }
 }
 
-fn does_not_fit(stage: Stage) -> StoreError {
-    StoreError::Corrupt(format!("the output of stage {stage} is another stage's"))
-}
-
 fn advance_job(tx: &Connection, key: &Key, mut job: JobDoc, output: Output) -> Result<Advanced, StoreError> {
     let live = job.job.is_live() && job.job.run == key.run;
-    let mut piece = job.piece();
+    let piece = job.piece();
     if piece.advanced_by(&key.token, key.stage) {
         return Ok(Advanced::Recorded);
     }
     if !live || !piece.held_by(&key.token) {
         return Ok(Advanced::Lost);
     }
-    match (key.stage, output) {
-        (Stage::Index, Output::Indexed(plan)) => {
-            check_plan(tx, &job, &plan)?;
-            job.piece().move_on(&key.token, key.stage, State::Segments);
-            job.job.plan = Some(plan);
-            jobs::release(tx, &job)?;
-        }
-        (Stage::Assemble, Output::Assembled(summary)) => {
-            piece.move_on(&key.token, key.stage, State::Done);
-            job.job.summary = Some(summary);
-        }
-        _ => return Err(does_not_fit(key.stage)),
+    if let (Stage::Index, Output::Indexed(plan)) = (key.stage, &output) {
+        check_plan(plan, rows::counts(tx, job.job.id)?.total())?;
+    }
+    job.record(&key.token, key.stage, output)?;
+    if key.stage == Stage::Index {
+        jobs::release(tx, &job)?;
     }
     rows::save_job(tx, &job)?;
     Ok(Advanced::Recorded)
-}
-
-/// A plan that doesn't fit what was put would make a video with frames missing.
-fn check_plan(tx: &Connection, job: &JobDoc, plan: &Plan) -> Result<(), StoreError> {
-    let put = rows::counts(tx, job.job.id)?.total();
-    if plan.segments == 0 || plan.segments != put {
-        return Err(StoreError::Corrupt(format!("the plan has {} segments, {put} were put", plan.segments)));
-    }
-    Ok(())
 }
 
 fn advance_segment(
