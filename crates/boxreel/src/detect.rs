@@ -8,9 +8,9 @@ use common::clock::{Clock, SystemClock};
 use common::files::trouble;
 use common::job::{Ended, ErrorCode, Failure, JobId, Settings};
 use common::segment::Stage;
+use common::service::Interrupts;
 use common::store::{Job, NewJob};
 use infer::{Detector, DetectorSettings, ModelFile};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::DetectArgs;
 use crate::export::{self, Exported};
@@ -231,23 +231,4 @@ fn class_indices(wanted: &[String], names: &[String]) -> Result<Vec<u16>, String
     }
     indices.sort_unstable();
     Ok(indices)
-}
-
-/// Requests by the user or the system to stop, none of which is missed once there is one of these.
-struct Interrupts(Option<(Signal, Signal)>);
-
-impl Interrupts {
-    fn listen() -> Self {
-        Self(signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok()))
-    }
-
-    /// Ends with the first of them.
-    async fn first(self) {
-        // Where signals can't be caught, they end the program by themselves.
-        let Some((mut interrupt, mut terminate)) = self.0 else { return std::future::pending().await };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    }
 }

@@ -3,12 +3,12 @@
 //! While a run is unfinished, its folder holds `.boxreel/`: the store, the volume with everything unfinished, and
 //! `run.json`, which says what the run is. The same command finds it by that and continues.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use common::files::publish_bytes;
+use common::files::{lock, publish_bytes};
 use common::job::{JobId, Settings};
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,9 @@ impl RunFolder {
     fn open(path: &Path, run: &Run) -> Result<Opened> {
         let state = path.join(STATE);
         let Ok(text) = fs::read(state.join("run.json")) else { return Ok(Opened::Other) };
-        let Some(lock) = lock(&state)? else { return Ok(Opened::Busy) };
+        let Some(lock) = lock(&state).with_context(|| format!("Cannot lock {}", state.display()))? else {
+            return Ok(Opened::Busy);
+        };
         match serde_json::from_slice::<Run>(&text) {
             Ok(unfinished) if unfinished.is_same_as(run) => {
                 let (path, made) = (path.to_owned(), vec![path.to_owned()]);
@@ -131,7 +133,7 @@ impl RunFolder {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => fs::create_dir(&state)?,
             }
-            let lock = lock(&state).map_err(io::Error::other)?;
+            let lock = lock(&state)?;
             publish_bytes(&state.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
             lock.ok_or_else(|| io::Error::other("another boxreel is at work there"))
         })();
@@ -170,19 +172,6 @@ enum Opened {
     Mine(RunFolder),
     Busy,
     Other,
-}
-
-fn lock(state: &Path) -> Result<Option<File>> {
-    let path = state.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("Cannot write in {}", state.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("Cannot lock {}", path.display()))
-        }
-    }
 }
 
 fn numbered(base: &Path, number: u32) -> PathBuf {

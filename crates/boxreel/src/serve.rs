@@ -1,7 +1,7 @@
 //! `boxreel serve`: the whole house in one process, for a laptop. The same routes, stages and duties as the three
 //! services have, on one SQLite store.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use common::clock::SystemClock;
 use common::config::ServiceArgs;
-use common::files::Volume;
+use common::files::{Volume, lock};
 use common::service::auth::Gate;
 use common::service::{Service, serve};
 use common::store::sqlite::SqliteStore;
@@ -84,20 +84,9 @@ pub async fn run(args: Box<ServeArgs>, stop: CancellationToken) -> Result<()> {
 fn take(folder: &Path) -> Result<(PathBuf, File)> {
     fs::create_dir_all(folder).with_context(|| format!("The folder {} cannot be made", folder.display()))?;
     let root = folder.canonicalize()?;
-    let path = root.join("lock");
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("The folder {} cannot be written", folder.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok((root, lock)),
-        Err(TryLockError::WouldBlock) => {
-            bail!("Another boxreel serves from {}; end it, or name another --data-dir.", folder.display())
-        }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
-        }
-    }
+    let lock = lock(&root).with_context(|| format!("The folder {} cannot be locked", folder.display()))?;
+    let Some(lock) = lock else {
+        bail!("Another boxreel serves from {}; end it, or name another --data-dir.", folder.display())
+    };
+    Ok((root, lock))
 }

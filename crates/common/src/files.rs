@@ -2,7 +2,7 @@
 //!
 //! This is the only place that spells a path on the volume. A user's file name never becomes one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,20 @@ pub struct FileRecord {
     pub size: u64,
     /// xxh3-64 of the content. (Signed, because BSON and SQLite know no unsigned 64-bit number.)
     pub checksum: i64,
+}
+
+/// Takes the lock of a folder that one process at a time may use; it lasts until the file is dropped or the process
+/// ends, however it ends. `None` while another process has it.
+///
+/// # Errors
+/// When the folder cannot be written, or its file system has no locks.
+pub fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// The shared volume.

@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -118,6 +119,12 @@ impl Service {
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.lease
+    }
+
+    /// How long work may make no progress before it counts as hung.
+    #[must_use]
+    pub fn stall(&self) -> Duration {
+        self.stall
     }
 
     /// How long open requests and work in hand may take to end.
@@ -235,16 +242,24 @@ async fn announce(service: Service, mut info: Worker) {
     }
 }
 
-/// Ends when the system or a user asks the program to stop (SIGTERM, SIGINT).
-pub async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Requests by the system or a user to stop (SIGTERM, SIGINT), none of which is missed, nor ends the program by
+/// itself, once there is one of these.
+pub struct Interrupts(Option<(Signal, Signal)>);
+
+impl Interrupts {
+    /// Listens from now on; to be called within a runtime.
+    #[must_use]
+    pub fn listen() -> Self {
+        Self(signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok()))
+    }
+
+    /// Ends with the first of them.
+    pub async fn first(self) {
+        // Where signals can't be caught, they end the program by themselves.
+        let Some((mut interrupt, mut terminate)) = self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The threads that own the model, and the queue before them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use std::collections::VecDeque;
 
@@ -155,11 +157,22 @@ pub struct Detector {
 struct Inner {
     queue: Option<mpsc::Sender<Batch>>,
     threads: Vec<JoinHandle<()>>,
+    paces: Vec<Arc<Pace>>,
     key: ModelKey,
     names: Vec<String>,
     device: Device,
     batch: usize,
     observed: OnceLock<Histogram>,
+}
+
+/// How often a thread has begun or ended a batch: odd while it computes one.
+#[derive(Debug, Default)]
+struct Pace(AtomicU64);
+
+impl Pace {
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Inner {
@@ -209,12 +222,14 @@ impl Detector {
         let (sender, receiver) = mpsc::channel(threads);
         let receiver = Arc::new(Mutex::new(receiver));
         let defaults: Arc<[DefaultBox]> = default_boxes().into();
+        let paces: Vec<Arc<Pace>> = (0..threads).map(|_| Arc::default()).collect();
         let mut handles = Vec::with_capacity(threads);
-        for number in 0..threads {
+        for (number, pace) in paces.iter().enumerate() {
             let (network, receiver, defaults) = (network.share(), receiver.clone(), defaults.clone());
+            let pace = pace.clone();
             let handle = thread::Builder::new()
                 .name(format!("detect-{number}"))
-                .spawn(move || work(&network, &receiver, &defaults))
+                .spawn(move || work(&network, &receiver, &defaults, &pace))
                 .map_err(|error| NetworkError::Torch(format!("no thread could be started: {error}")))?;
             handles.push(handle);
         }
@@ -222,6 +237,7 @@ impl Detector {
         let inner = Inner {
             queue: Some(sender),
             threads: handles,
+            paces,
             key,
             names: found.names,
             device,
@@ -249,6 +265,25 @@ impl Detector {
     #[must_use]
     pub fn device(&self) -> Device {
         self.inner.device
+    }
+
+    /// Returns once a thread has been computing the same batch for `limit`: it hangs, and nothing but the end of
+    /// the process can stop it. Counts its own looks, so that a process that was itself stopped is not taken for hung.
+    pub async fn hangs(&self, limit: Duration) {
+        const LOOKS: u32 = 4;
+        let paces = &self.inner.paces;
+        let mut seen = vec![(0, 0); paces.len()];
+        loop {
+            tokio::time::sleep(limit / LOOKS).await;
+            for (pace, (last, looks)) in paces.iter().zip(&mut seen) {
+                let now = pace.0.load(Ordering::Relaxed);
+                *looks = if now == *last && now % 2 == 1 { *looks + 1 } else { 0 };
+                *last = now;
+                if *looks >= LOOKS {
+                    return;
+                }
+            }
+        }
     }
 
     /// Has the sizes of batches observed from now on. Only the first call counts.
@@ -318,7 +353,7 @@ impl Detector {
 }
 
 /// What a thread does until there is no more sender.
-fn work(network: &Ssd300, receiver: &Mutex<mpsc::Receiver<Batch>>, defaults: &[DefaultBox]) {
+fn work(network: &Ssd300, receiver: &Mutex<mpsc::Receiver<Batch>>, defaults: &[DefaultBox], pace: &Pace) {
     // Several threads of one OpenMP thread each: an OpenMP team waits for its slowest member, and beside
     // decoding and encoding one always is.
     tch::set_num_threads(1);
@@ -329,7 +364,9 @@ fn work(network: &Ssd300, receiver: &Mutex<mpsc::Receiver<Batch>>, defaults: &[D
         if !go_on() {
             continue;
         }
+        pace.step();
         let detected = catch_unwind(AssertUnwindSafe(|| compute(network, &batch, defaults, &go_on)));
+        pace.step();
         let answer = match detected {
             Ok(Ok(detections)) => Ok(detections),
             Ok(Err(NetworkError::Stopped)) => Err(DetectError::Cancelled),

@@ -1,6 +1,7 @@
 //! The service: the detect stage, and single pictures.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -10,6 +11,8 @@ use common::service::{Service, StageWork};
 use common::store::Offer;
 use prometheus::{Histogram, HistogramOpts};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::api::{self, DetectApi};
 use crate::args::InferArgs;
@@ -85,5 +88,20 @@ pub async fn run(args: InferArgs, service: Service, detector: Detector) -> Resul
         TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?;
     let offer = Some(offer(&detector));
     debug_assert_eq!(stages[0].work.stage(), Stage::Detect);
+    tokio::spawn(end_when_hung(detector.clone(), service.stall(), service.stop.clone()));
     Ok(service.run(listener, router, stages, offer, reports).await?)
+}
+
+/// Ends the process as a crash would when the model hangs: its leases expire, and whatever started it (Kubernetes)
+/// starts it again. A thread in native code can't be stopped otherwise, and would keep what it is given for ever.
+async fn end_when_hung(detector: Detector, stall: Duration, stop: CancellationToken) {
+    if stop.run_until_cancelled(detector.hangs(stall)).await.is_some() {
+        error!(
+            "the network has computed one batch for {} s and hangs: this process ends, to be started again. If that \
+             happens often, look at the machine (memory, GPU), or raise BOXREEL_STALL_SECONDS on a slow one",
+            stall.as_secs()
+        );
+        crate::skip_destructors();
+        std::process::exit(1);
+    }
 }

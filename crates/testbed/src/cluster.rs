@@ -269,6 +269,13 @@ impl Process {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its process id; it must run.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        let child = self.child();
+        libc::pid_t::try_from(child.as_ref().expect("it runs").id()).unwrap()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&self) {
         if let Some(mut child) = self.child().take() {

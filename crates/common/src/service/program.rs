@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Service, interrupted, telemetry};
+use super::{Interrupts, Service, telemetry};
 use crate::config::{self, ClusterArgs, LogArgs, ServiceArgs};
 use crate::files::Volume;
 use crate::store::StoreError;
@@ -42,11 +42,12 @@ where
         }
     };
     let ended = runtime.block_on(async {
+        let interrupts = Interrupts::listen();
         let telemetry = telemetry::init(service, logs)?;
         let stop = CancellationToken::new();
         let signals = stop.clone();
         tokio::spawn(async move {
-            interrupted().await;
+            interrupts.first().await;
             info!("asked to stop");
             signals.cancel();
         });

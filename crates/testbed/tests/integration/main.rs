@@ -3,3 +3,4 @@
 
 mod chaos;
 mod end_to_end;
+mod faults;
