@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build services demo test chaos lint bench bench-store clean
+.PHONY: help setup build services demo test chaos lint bench bench-store bench-cluster clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench: build ## time the old way and Boxreel side by side: make bench VIDEO=… 
 bench-store: setup ## time claims on both stores, with up to 10^6 segments waiting (some 15 minutes)
 	@scripts/fetch_mongod.sh
 	cargo run --release --locked --package common --example bench_store
+
+bench-cluster: services ## time one video on 1, 2 and 4 workers, as real services on a real database
+	@scripts/fetch_mongod.sh
+	cargo run --release --locked --package testbed --example bench_cluster
 
 clean: ## remove what was built; libtorch and the tools stay
 	cargo clean
