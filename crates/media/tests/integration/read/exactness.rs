@@ -71,7 +71,8 @@ fn h264_in_avi_has_no_presentation_times() {
     assert!(prepared.mezzanine.is_some());
     let steps: Vec<_> = prepared.index.frames.windows(2).map(|w| w[1].pts - w[0].pts).collect();
     assert!(steps.iter().all(|&s| s == steps[0]), "a constant rate stays constant");
-    assert_eq!(prepared.index.frames[0].pts, 0);
+    let first = prepared.index.frames[0].pts;
+    assert_eq!(first, 0);
 }
 
 #[test]
