@@ -1,5 +1,8 @@
 //! Uploads that break off and go on, at whichever pre, as any tus client sends them.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::job::JobId;
@@ -10,7 +13,9 @@ use futures_util::stream::{self, FuturesUnordered};
 use pre::sweep::Sweeper;
 use reqwest::{Body, RequestBuilder, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::house::{LEASE, TestApp, json};
 
@@ -270,6 +275,27 @@ async fn two_writers_do_not_mix() {
     expect(&slow.await.unwrap().unwrap(), 204);
     expect(&append(&other, &path, 10, b"######").await, 409);
     expect(&append(&other, &path, 20, &VIDEO[20..]).await, 204);
+    assert_eq!(std::fs::read(house.volume.upload(id_of(&path))).unwrap(), VIDEO);
+}
+
+#[tokio::test]
+async fn a_silent_writer_gives_way_to_a_sender_who_is_back_over_another_connection() {
+    let house = TestApp::start_with(&["--lease-seconds", "1"]).await;
+    let other = house.another().await;
+    let path = begin(&house).await;
+    let (sender, body) = trickle();
+    let silent = tokio::spawn(patch(&house, &path, 0, body).send());
+    sender.send(&VIDEO[..10]).await.unwrap();
+    received(&house, 10).await;
+    let taken = async {
+        while append(&other, &path, 10, &VIDEO[10..]).await.status() != 204 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Long before the silence alone would have ended it, and without any step of the store's clock.
+    tokio::time::timeout(Duration::from_secs(50), taken).await.unwrap();
+    drop(sender);
+    expect(&silent.await.unwrap().unwrap(), 423);
     assert_eq!(std::fs::read(house.volume.upload(id_of(&path))).unwrap(), VIDEO);
 }
 
@@ -547,4 +573,68 @@ async fn the_model_is_the_one_of_the_end() {
     append(&house, &path, 0, VIDEO).await;
     let job = house.store.job(id_of(&path)).await.unwrap().unwrap();
     assert_eq!(job.settings.model.digest, "retrained");
+}
+
+/// A door to `house` whose connections are killed, once, when `allowed` bytes have gone in.
+async fn fragile_door(house: &TestApp, allowed: usize) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let target = house.base.strip_prefix("http://").unwrap().to_owned();
+    let left = Arc::new(AtomicUsize::new(allowed));
+    let door = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&target).await.unwrap();
+            let left = left.clone();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let mut buffer = vec![0; 64 << 10];
+                let passing = async {
+                    while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+                        let before = left.load(Ordering::SeqCst);
+                        left.store(before.checked_sub(read).unwrap_or(usize::MAX), Ordering::SeqCst);
+                        if read > before || to_server.write_all(&buffer[..read]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = passing => {}
+                    _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                }
+            });
+        }
+    });
+    (address, AbortOnDropHandle::new(door))
+}
+
+/// With tus-js-client, which others wrote; `scripts/fetch_tus_client.sh` fetches it where npm is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_others_goes_on_after_its_connection_was_killed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let client = root.join(".tools/tus-client/node_modules/tus-js-client");
+    if !client.is_dir() {
+        eprintln!("skipped: there is no tus-js-client; scripts/fetch_tus_client.sh fetches it where npm is");
+        return;
+    }
+    let house = TestApp::start().await;
+    let film: Vec<u8> = (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let file = house.volume.root().join("film");
+    std::fs::write(&file, &film).unwrap();
+    let (door, _open) = fragile_door(&house, 5 << 20).await;
+    let output = Command::new("node")
+        .arg(root.join("scripts/tus_client/upload.mjs"))
+        .args([&client, Path::new(&format!("{door}/v1/uploads")), &file])
+        .output()
+        .await
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    let resumed = told.lines().filter_map(|line| line.strip_prefix("PATCH ")?.parse::<usize>().ok()).max();
+    assert!(resumed.is_some_and(|offset| offset > 0 && offset < 5 << 20), "it went on where it was: {told}");
+    let job = told.lines().last().unwrap().strip_prefix("204 ").unwrap().parse().unwrap();
+    assert_eq!(house.store.job(job).await.unwrap().unwrap().filename, "Räder.mp4");
+    assert!(std::fs::read(house.volume.upload(job)).unwrap() == film, "the bytes are those of the file");
+    assert_eq!(jobs(&house).await, 1);
 }

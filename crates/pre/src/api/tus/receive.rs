@@ -146,7 +146,8 @@ impl<'a> Receiver<'a> {
         body: &mut BodyDataStream,
     ) -> Result<End, HttpError> {
         let stop = self.app.service.stop.clone();
-        let mut beat = interval(BEAT.min(self.app.service.lease() / 3).max(Duration::from_millis(100)));
+        let pause = BEAT.min(self.app.service.lease() / 3).max(Duration::from_millis(100));
+        let mut beat = interval(pause);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
         let (mut heard, mut looked_at) = (Instant::now(), self.written);
@@ -180,7 +181,7 @@ impl<'a> Receiver<'a> {
                     if heard.elapsed() >= IDLE {
                         return Ok(End::Early(too_slow()));
                     }
-                    if wanted && heard.elapsed() >= BEAT {
+                    if wanted && heard.elapsed() >= pause {
                         return Ok(End::Early(locked()));
                     }
                 }
