@@ -22,6 +22,7 @@ demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=h
 
 test: setup ## run all tests; a MongoDB server for them is fetched into .tools/
 	@scripts/fetch_mongod.sh
+	@scripts/fetch_tus_client.sh
 	cargo test --workspace --locked
 
 chaos: setup ## the long run of the tests that kill processes: make chaos FAULTS=100 SEED=1 (some 10 minutes)

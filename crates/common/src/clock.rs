@@ -28,6 +28,15 @@ impl Stamp {
         }
     }
 
+    /// As HTTP writes dates: `Tue, 30 Aug 2022 08:17:13 GMT` (RFC 9110).
+    #[must_use]
+    pub fn http_date(self) -> String {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(),
+            Err(_) => "Fri, 31 Dec 9999 23:59:59 GMT".to_owned(),
+        }
+    }
+
     /// Time from `earlier` to this stamp; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -16,6 +16,9 @@ mod leftovers;
 
 pub use leftovers::{Entry, Kind};
 
+/// What the names of uploads end with that come in pieces.
+const PARTIAL: &str = ".part";
+
 /// A file that a document names: only such files are ever read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
@@ -70,6 +73,48 @@ impl Volume {
     #[must_use]
     pub fn upload(&self, job: JobId) -> PathBuf {
         self.uploads().join(job.to_string())
+    }
+
+    /// Where an upload gathers that comes in pieces.
+    #[must_use]
+    pub fn partial(&self, upload: JobId) -> PathBuf {
+        self.uploads().join(format!("{upload}{PARTIAL}"))
+    }
+
+    /// Begins an upload that comes in pieces, with no byte yet.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn begin_partial(&self, upload: JobId) -> io::Result<()> {
+        fs::create_dir_all(self.uploads())?;
+        File::create(self.partial(upload))?.sync_all()?;
+        sync_folder(&self.uploads())
+    }
+
+    /// Puts an upload that came in pieces, and is synced, in its place, and makes its job's folder. Repeating it is
+    /// fine.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when it has not `length` bytes; else what reading or renaming said.
+    pub fn complete_partial(&self, upload: JobId, length: u64) -> io::Result<PathBuf> {
+        let path = self.upload(upload);
+        self.job(upload).create()?;
+        let aside = self.partial(upload);
+        let found = match fs::metadata(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::metadata(&path)?.len(),
+            found => found?.len(),
+        };
+        if found != length {
+            let what = format!("upload {upload} has {found} bytes instead of {length}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        match fs::rename(&aside, &path) {
+            // An earlier call, perhaps of another process, came so far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => {}
+            renamed => renamed?,
+        }
+        sync_folder(&self.uploads())?;
+        Ok(path)
     }
 
     /// The folder of one job.

@@ -16,8 +16,12 @@ pub mod mongo;
 mod rules;
 pub mod sqlite;
 mod upkeep;
+mod uploads;
 
 pub use upkeep::{Callback, Offer, Queue, Seen, Tried, Upkeep, Worker};
+pub use uploads::{
+    LockRequest, Locking, NewUpload, Recorded, UPLOAD_KEPT, Upload, UploadLock, UploadState, Uploads, Writer,
+};
 
 /// Reported failures of one stage of one piece of work after which it is given up.
 pub const MAX_FAILURES: u32 = 3;
@@ -333,9 +337,9 @@ pub trait JobStore: Send + Sync {
 }
 
 /// All that a service needs of its database.
-pub trait Store: JobStore + Upkeep {}
+pub trait Store: JobStore + Upkeep + Uploads {}
 
-impl<T: JobStore + Upkeep> Store for T {}
+impl<T: JobStore + Upkeep + Uploads> Store for T {}
 
 /// The event a reported status stands for, if workers may report it.
 #[must_use]

@@ -22,16 +22,20 @@ mod document;
 mod events;
 mod extract;
 mod files;
+mod intake;
 mod jobs;
+mod options;
 mod stream;
 mod timeline;
+mod tus;
 mod upload;
 mod view;
 mod workers;
 
 pub(crate) use events::Feed;
+pub(crate) use intake::free_space;
 pub(crate) use jobs::{JobPage, page};
-pub(crate) use upload::free_space;
+pub(crate) use tus::make_job;
 pub(crate) use view::{JobView, view};
 
 /// What the document says of the interface as a whole.
@@ -43,6 +47,7 @@ pub(crate) use view::{JobView, view};
     ),
     tags(
         (name = "jobs", description = "From an upload to its end."),
+        (name = "uploads", description = "Uploads that may be interrupted and go on, by the tus protocol (https://tus.io)."),
         (name = "results", description = "What came of it."),
         (name = "pictures", description = "Single pictures, answered at once."),
         (name = "workers", description = "For workers, and about them."),
@@ -87,11 +92,19 @@ pub(crate) fn router(app: App) -> Router {
         .routes(routes!(detect::forward))
         .routes(routes!(workers::list))
         .route_layer(middleware::from_fn_with_state(app.gates.api.clone(), guard));
+    let uploads = OpenApiRouter::new()
+        .routes(routes!(tus::options, tus::create))
+        .routes(routes!(tus::head, tus::patch, tus::terminate, tus::overridden))
+        .route_layer(middleware::from_fn_with_state(app.gates.api.clone(), guard))
+        .route_layer(middleware::from_fn(tus::versioned));
     let workers = OpenApiRouter::new()
         .routes(routes!(timeline::show, timeline::put, timeline::post))
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
-    let (router, mut document) =
-        OpenApiRouter::with_openapi(Document::openapi()).merge(users).merge(workers).split_for_parts();
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(users)
+        .merge(uploads)
+        .merge(workers)
+        .split_for_parts();
     document::complete(&mut document);
     router
         .merge(document::routes(&document))

@@ -13,16 +13,15 @@ use common::files::{Entry, Kind};
 use common::input::blocking;
 use common::job::JobId;
 use common::segment::Segment;
-use common::store::Job;
+use common::store::{Job, UPLOAD_KEPT, Upload, UploadState};
 use tracing::{info, warn};
 
 use crate::app::App;
 use crate::args::Retention;
 use crate::duty::Duty;
+use crate::{api, metrics};
 
-/// How long an upload that is no job is left: it may yet go on.
-const UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Jobs whose time is over that are marked in one go.
+/// Jobs whose time is over that are marked in one go, and uploads that are looked after.
 const BATCH: u32 = 200;
 
 /// The one who clears up, and what it need not look at again.
@@ -70,6 +69,9 @@ impl Sweeper {
             self.clean.remove(id);
             gone += usize::from(remove_deleted(app, *id, patience).await?);
         }
+        for upload in app.store().due_uploads(BATCH).await? {
+            gone += usize::from(look_after(app, &upload).await?);
+        }
         let volume = app.volume().clone();
         let (entries, now) = blocking(move || Ok((volume.entries()?, volume.now()?)))
             .await
@@ -87,6 +89,7 @@ impl Sweeper {
                     }
                 },
                 Kind::Upload(id) => age(&entry) >= UPLOAD_KEPT && app.store().job(*id).await?.is_none(),
+                Kind::Partial(id) => age(&entry) >= UPLOAD_KEPT && app.store().upload(*id).await?.is_none(),
                 Kind::UploadDraft => age(&entry) >= UPLOAD_KEPT,
                 Kind::Draft | Kind::Intermediate(_) => age(&entry) >= patience,
             };
@@ -170,6 +173,23 @@ impl Wanted {
             _ => false,
         }
     }
+}
+
+/// Makes the job of a whole upload whose pre came no further; removes one that has expired.
+async fn look_after(app: &App, upload: &Upload) -> Result<bool> {
+    if upload.state == UploadState::Whole {
+        match api::make_job(app, upload.id).await {
+            Ok(_) => return Ok(false),
+            Err(error) => warn!("upload {} does not become a job yet: {}", upload.id, error.message()),
+        }
+    }
+    if !app.store().remove_upload(upload.id).await? {
+        return Ok(false);
+    }
+    if !upload.is_whole() {
+        app.metrics.uploaded(metrics::Upload::Refused);
+    }
+    remove(app.volume().partial(upload.id)).await
 }
 
 /// Removes a job that was deleted, once nobody can be at work on it.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::{Draft, JobFolder, Volume, is_draft};
+use super::{Draft, JobFolder, PARTIAL, Volume, is_draft};
 use crate::job::JobId;
 
 /// A file or folder that was found.
@@ -26,6 +26,8 @@ pub enum Kind {
     Job(JobId),
     /// A whole upload.
     Upload(JobId),
+    /// An upload that comes in pieces, or the leftover of one.
+    Partial(JobId),
     /// An upload being written, or the leftover of one.
     UploadDraft,
     /// Another file being written, or the leftover of one.
@@ -55,7 +57,11 @@ impl Volume {
         })?;
         found.extend(list(&self.uploads(), |name, folder| match name.parse() {
             Ok(id) if !folder => Some(Kind::Upload(id)),
-            _ => (is_draft(name) && !folder).then_some(Kind::UploadDraft),
+            _ if folder => None,
+            _ => match name.strip_suffix(PARTIAL).and_then(|id| id.parse().ok()) {
+                Some(id) => Some(Kind::Partial(id)),
+                None => is_draft(name).then_some(Kind::UploadDraft),
+            },
         })?);
         Ok(found)
     }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, MAX_EXPIRIES, MAX_FAILURES, MAX_SEND_BACKS,
-    NewJob, Offer, Output, Renewal, Reported, Setback, Store, StoreError, Tried, Worker,
+    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, LockRequest, Locking, MAX_EXPIRIES, MAX_FAILURES,
+    MAX_SEND_BACKS, NewJob, NewUpload, Offer, Output, Recorded, Renewal, Reported, Setback, Store,
+    StoreError, Tried, UPLOAD_KEPT, Upload, UploadLock, UploadState, Worker,
 };
 use crate::clock::Stamp;
 use crate::files::{Encoding, FileRecord};
@@ -57,6 +58,10 @@ macro_rules! contract_tests {
             removing_takes_a_tombstone, a_random_day_keeps_every_promise, queues_tell_what_waits,
             workers_are_listed_while_they_are_there, the_last_offer_outlives_its_worker, a_key_is_tied_once,
             a_duty_has_one_holder, ended_jobs_are_found_by_age, callbacks_are_due_until_settled,
+            an_upload_is_created_once, an_upload_grows_by_one_writer_at_a_time,
+            locks_are_exclusive_under_sixteen_racers,
+            a_lapsed_lock_goes_to_the_next_and_its_holder_is_fenced_off, a_whole_upload_waits_for_its_job,
+            an_upload_expires_when_nothing_more_comes, a_removed_upload_fences_its_writer_off,
         );
     };
     (@each $house:expr; $($name:ident),* $(,)?) => {
@@ -1325,4 +1330,173 @@ pub async fn callbacks_are_due_until_settled(house: &dyn House) {
     store.create_job(NewJob { id: quiet, callback_url: None, ..new_job() }).await.unwrap();
     store.cancel(quiet).await.unwrap();
     assert_eq!(due().await, []);
+}
+
+// --- uploads --------------------------------------------------------------------------------------------
+
+const LENGTH: u64 = 5_000_000_000;
+
+fn new_upload() -> NewUpload {
+    let NewJob { id, filename, settings, callback_url, .. } = new_job();
+    NewUpload { id, filename, length: LENGTH, settings, callback_url, metadata: "filename YQ==".to_owned() }
+}
+
+fn lock_request(id: JobId) -> LockRequest {
+    LockRequest { id, worker: "pre-1".to_owned(), token: Token::random(), lease: LEASE }
+}
+
+async fn lock(store: &dyn Store, id: JobId) -> (UploadLock, Upload) {
+    match store.lock_upload(&lock_request(id)).await.unwrap() {
+        Locking::Held(lock, upload) => (lock, upload),
+        other => panic!("the lock should be free: {other:?}"),
+    }
+}
+
+async fn offset(store: &dyn Store, id: JobId) -> u64 {
+    store.upload(id).await.unwrap().unwrap().offset()
+}
+
+fn same_lock(lock: &UploadLock) -> UploadLock {
+    UploadLock { id: lock.id, token: lock.token.clone() }
+}
+
+const HELD: Recorded = Recorded::Held { wanted: false };
+
+pub async fn an_upload_is_created_once(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let new = new_upload();
+    let created = store.create_upload(new.clone()).await.unwrap();
+    house.pass(SECOND).await;
+    let changed = NewUpload { filename: "other".to_owned(), length: 1, ..new.clone() };
+    assert_eq!(other.create_upload(changed).await.unwrap(), created, "a repeat changes nothing");
+    assert_eq!(other.upload(new.id).await.unwrap(), Some(created.clone()));
+    assert_eq!((created.offset(), created.length, created.is_whole()), (0, LENGTH, false));
+    assert_eq!((created.settings, created.metadata), (new.settings, new.metadata));
+    assert_eq!(store.upload(JobId::from([0; 12])).await.unwrap(), None);
+    let unknown = lock_request(JobId::from([0; 12]));
+    assert_eq!(store.lock_upload(&unknown).await.unwrap(), Locking::Unknown);
+}
+
+pub async fn an_upload_grows_by_one_writer_at_a_time(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let id = store.create_upload(new_upload()).await.unwrap().id;
+    let request = lock_request(id);
+    let Locking::Held(first, _) = store.lock_upload(&request).await.unwrap() else { panic!("it is free") };
+    assert!(matches!(store.lock_upload(&request).await.unwrap(), Locking::Held(again, _) if again == first));
+    assert_eq!(store.record_offset(&first, 10, LEASE).await.unwrap(), HELD);
+    assert_eq!(other.lock_upload(&lock_request(id)).await.unwrap(), Locking::Busy);
+    let wanted = Recorded::Held { wanted: true };
+    assert_eq!(store.record_offset(&first, 20, LEASE).await.unwrap(), wanted, "the writer hears of it");
+    assert_eq!(store.record_offset(&first, 15, LEASE).await.unwrap(), wanted);
+    assert_eq!(offset(&*other, id).await, 20, "what comes late takes nothing back");
+    assert_eq!(store.record_offset(&first, LENGTH + 1, LEASE).await.unwrap(), Recorded::Lost);
+    store.unlock_upload(same_lock(&first)).await.unwrap();
+    store.unlock_upload(first).await.unwrap();
+    let (second, upload) = lock(&*other, id).await;
+    assert_eq!(upload.offset(), 20);
+    assert_eq!(other.record_offset(&second, 30, LEASE).await.unwrap(), HELD);
+}
+
+pub async fn locks_are_exclusive_under_sixteen_racers(house: &dyn House) {
+    let id = house.store().create_upload(new_upload()).await.unwrap().id;
+    let racers: Vec<_> = (0..16)
+        .map(|n| {
+            let store = if n % 2 == 0 { house.store() } else { house.another() };
+            tokio::spawn(async move { store.lock_upload(&lock_request(id)).await.unwrap() })
+        })
+        .collect();
+    let mut held = 0;
+    for racer in racers {
+        match racer.await.unwrap() {
+            Locking::Held(..) => held += 1,
+            other => assert_eq!(other, Locking::Busy),
+        }
+    }
+    assert_eq!(held, 1);
+}
+
+pub async fn a_lapsed_lock_goes_to_the_next_and_its_holder_is_fenced_off(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let id = store.create_upload(new_upload()).await.unwrap().id;
+    let (first, _) = lock(&*store, id).await;
+    house.pass(LEASE * 2).await;
+    assert_eq!(store.record_offset(&first, 10, LEASE).await.unwrap(), HELD, "nobody noticed");
+    house.pass(LEASE * 2).await;
+    let (second, _) = lock(&*other, id).await;
+    assert_eq!(store.record_offset(&first, 20, LEASE).await.unwrap(), Recorded::Lost);
+    store.unlock_upload(first).await.unwrap();
+    assert_eq!(other.record_offset(&second, 15, LEASE).await.unwrap(), HELD, "it still holds");
+    assert_eq!(offset(&*store, id).await, 15);
+}
+
+pub async fn a_whole_upload_waits_for_its_job(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let id = store.create_upload(new_upload()).await.unwrap().id;
+    let due = async || store.due_uploads(10).await.unwrap().into_iter().map(|it| it.id).collect::<Vec<_>>();
+    store.upload_queued(id).await.unwrap();
+    let (lock, _) = lock(&*store, id).await;
+    assert_eq!(store.record_offset(&lock, 10, LEASE).await.unwrap(), HELD);
+    assert_eq!(due().await, []);
+    for _ in 0..2 {
+        assert_eq!(store.record_offset(&lock, LENGTH, LEASE).await.unwrap(), Recorded::Whole);
+    }
+    assert_eq!(store.record_offset(&lock, 10, LEASE).await.unwrap(), Recorded::Lost);
+    let whole = other.upload(id).await.unwrap().unwrap();
+    assert_eq!((whole.offset(), &whole.state), (LENGTH, &UploadState::Whole));
+    assert_eq!(other.lock_upload(&lock_request(id)).await.unwrap(), Locking::Over(whole));
+    assert_eq!(due().await, [id]);
+    assert_eq!(store.due_uploads(0).await.unwrap(), []);
+    assert!(!other.remove_upload(id).await.unwrap(), "it is about to be a job");
+    for _ in 0..2 {
+        store.upload_queued(id).await.unwrap();
+    }
+    assert_eq!(other.upload(id).await.unwrap().unwrap().state, UploadState::Queued);
+    assert_eq!(store.record_offset(&lock, LENGTH, LEASE).await.unwrap(), Recorded::Whole);
+    store.unlock_upload(lock).await.unwrap();
+    assert_eq!(due().await, []);
+    assert!(!other.remove_upload(id).await.unwrap(), "its sender may yet ask what became of it");
+    house.pass(UPLOAD_KEPT).await;
+    assert_eq!(due().await, [id]);
+    assert!(store.remove_upload(id).await.unwrap());
+    assert_eq!(store.upload(id).await.unwrap(), None);
+}
+
+pub async fn an_upload_expires_when_nothing_more_comes(house: &dyn House) {
+    let store = house.store();
+    let id = store.create_upload(new_upload()).await.unwrap().id;
+    let hour = SECOND * 3600;
+    for reached in [10, 20] {
+        house.pass(UPLOAD_KEPT - hour).await;
+        assert_eq!(store.due_uploads(10).await.unwrap(), []);
+        let (lock, _) = lock(&*store, id).await;
+        assert_eq!(store.record_offset(&lock, reached, LEASE).await.unwrap(), HELD);
+        store.unlock_upload(lock).await.unwrap();
+    }
+    let (late, upload) = lock(&*store, id).await;
+    assert_eq!(upload.expires.since(store.now().await.unwrap()), UPLOAD_KEPT);
+    house.pass(UPLOAD_KEPT).await;
+    assert_eq!(
+        store.record_offset(&late, 30, LEASE).await.unwrap(),
+        Recorded::Lost,
+        "its time is over for good"
+    );
+    assert!(
+        matches!(store.lock_upload(&lock_request(id)).await.unwrap(), Locking::Over(found) if found.id == id)
+    );
+    assert_eq!(store.due_uploads(10).await.unwrap().len(), 1);
+    assert!(store.remove_upload(id).await.unwrap());
+    assert_eq!(store.due_uploads(10).await.unwrap(), []);
+}
+
+pub async fn a_removed_upload_fences_its_writer_off(house: &dyn House) {
+    let (store, other) = (house.store(), house.another());
+    let id = store.create_upload(new_upload()).await.unwrap().id;
+    let (lock, _) = lock(&*store, id).await;
+    for _ in 0..2 {
+        assert!(other.remove_upload(id).await.unwrap());
+    }
+    assert_eq!(store.record_offset(&lock, 10, LEASE).await.unwrap(), Recorded::Lost);
+    store.unlock_upload(lock).await.unwrap();
+    store.upload_queued(id).await.unwrap();
+    assert_eq!(store.upload(id).await.unwrap(), None);
 }

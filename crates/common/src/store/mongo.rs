@@ -28,8 +28,9 @@ use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, WriteCo
 use mongodb::{Client, Collection, Database};
 
 use super::{
-    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, NewJob, Offer, Output, Queue, Renewal, Reported,
-    Seen, Setback, StoreError, Tried, Unanswered, Upkeep, Worker,
+    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, LockRequest, Locking, NewJob, NewUpload, Offer,
+    Output, Queue, Recorded, Renewal, Reported, Seen, Setback, StoreError, Tried, Unanswered, Upkeep, Upload,
+    UploadLock, Uploads, Worker,
 };
 use crate::clock::{Clock, Stamp};
 use crate::job::{Failure, JobId, Status};
@@ -40,6 +41,7 @@ mod jobs;
 mod schema;
 mod segments;
 mod upkeep;
+mod uploads;
 mod wakes;
 mod work;
 
@@ -63,6 +65,7 @@ pub struct MongoStore {
     requests: Collection<Document>,
     segments: Collection<Document>,
     turns: Collection<Document>,
+    uploads: Collection<Document>,
     /// None: the server's own.
     clock: Option<Arc<dyn Clock>>,
     memory: Arc<Mutex<Memory>>,
@@ -115,7 +118,8 @@ impl MongoStore {
         let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
         Ok(Self {
             requests: collection(schema::REQUESTS, durable.clone()),
-            segments: collection(schema::SEGMENTS, durable),
+            segments: collection(schema::SEGMENTS, durable.clone()),
+            uploads: collection(schema::UPLOADS, durable),
             turns: collection(schema::TURNS, quick),
             database,
             clock,
@@ -339,6 +343,49 @@ impl Upkeep for MongoStore {
 
     async fn callback_tried(&self, id: JobId, run: u32, tried: Tried) -> Result<(), StoreError> {
         self.note_callback(id, run, tried).await
+    }
+}
+
+#[async_trait]
+impl Uploads for MongoStore {
+    async fn create_upload(&self, new: NewUpload) -> Result<Upload, StoreError> {
+        self.begin_upload(new).await
+    }
+
+    async fn upload(&self, id: JobId) -> Result<Option<Upload>, StoreError> {
+        self.find_upload(id).await
+    }
+
+    async fn lock_upload(&self, request: &LockRequest) -> Result<Locking, StoreError> {
+        let locking = self.change_upload(request.id, |upload, now| upload.lock(request, now));
+        Ok(locking.await?.unwrap_or(Locking::Unknown))
+    }
+
+    async fn record_offset(
+        &self,
+        lock: &UploadLock,
+        offset: u64,
+        lease: Duration,
+    ) -> Result<Recorded, StoreError> {
+        let recorded =
+            self.change_upload(lock.id, |upload, now| upload.record(&lock.token, offset, lease, now));
+        Ok(recorded.await?.unwrap_or(Recorded::Lost))
+    }
+
+    async fn unlock_upload(&self, lock: UploadLock) -> Result<(), StoreError> {
+        self.change_upload(lock.id, |upload, _| upload.unlock(&lock.token)).await.map(drop)
+    }
+
+    async fn upload_queued(&self, id: JobId) -> Result<(), StoreError> {
+        self.change_upload(id, |upload, _| upload.note_queued()).await.map(drop)
+    }
+
+    async fn remove_upload(&self, id: JobId) -> Result<bool, StoreError> {
+        self.end_upload(id).await
+    }
+
+    async fn due_uploads(&self, limit: u32) -> Result<Vec<Upload>, StoreError> {
+        self.list_due_uploads(limit).await
     }
 }
 

@@ -16,8 +16,9 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{
-    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, NewJob, Offer, Output, Queue, Renewal, Reported,
-    Seen, Setback, StoreError, Tried, Unanswered, Upkeep, Worker,
+    Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, LockRequest, Locking, NewJob, NewUpload, Offer,
+    Output, Queue, Recorded, Renewal, Reported, Seen, Setback, StoreError, Tried, Unanswered, Upkeep, Upload,
+    UploadLock, Uploads, Worker,
 };
 use crate::clock::{Clock, Stamp};
 use crate::job::{Failure, JobId, Status};
@@ -27,6 +28,7 @@ mod jobs;
 mod rows;
 mod schema;
 mod upkeep;
+mod uploads;
 mod work;
 
 /// How long a call waits for another process that is writing.
@@ -74,7 +76,7 @@ impl SqliteStore {
     /// # Errors
     /// As every call of [`JobStore`].
     pub async fn hand_back_all(&self) -> Result<usize, StoreError> {
-        self.write(|tx, _| work::hand_back_all(tx)).await
+        self.write(|tx, _| Ok(work::hand_back_all(tx)? + uploads::unlock_all(tx)?)).await
     }
 
     /// For how long every write has failed, and why the last one did; `None` while writes go through. For a program
@@ -314,6 +316,55 @@ impl Upkeep for SqliteStore {
 
     async fn callback_tried(&self, id: JobId, run: u32, tried: Tried) -> Result<(), StoreError> {
         self.write(move |tx, now| upkeep::callback_tried(tx, id, run, tried, now)).await
+    }
+}
+
+#[async_trait]
+impl Uploads for SqliteStore {
+    async fn create_upload(&self, new: NewUpload) -> Result<Upload, StoreError> {
+        self.write(|tx, now| uploads::create(tx, new, now)).await
+    }
+
+    async fn upload(&self, id: JobId) -> Result<Option<Upload>, StoreError> {
+        self.read(move |tx, _| uploads::find(tx, id)).await
+    }
+
+    async fn lock_upload(&self, request: &LockRequest) -> Result<Locking, StoreError> {
+        let request = request.clone();
+        let locking =
+            self.write(move |tx, now| uploads::change(tx, request.id, |upload| upload.lock(&request, now)));
+        Ok(locking.await?.unwrap_or(Locking::Unknown))
+    }
+
+    async fn record_offset(
+        &self,
+        lock: &UploadLock,
+        offset: u64,
+        lease: Duration,
+    ) -> Result<Recorded, StoreError> {
+        let (id, token) = (lock.id, lock.token.clone());
+        let recorded = self.write(move |tx, now| {
+            uploads::change(tx, id, |upload| upload.record(&token, offset, lease, now))
+        });
+        Ok(recorded.await?.unwrap_or(Recorded::Lost))
+    }
+
+    async fn unlock_upload(&self, lock: UploadLock) -> Result<(), StoreError> {
+        let unlocked =
+            self.write(move |tx, _| uploads::change(tx, lock.id, |upload| upload.unlock(&lock.token)));
+        unlocked.await.map(drop)
+    }
+
+    async fn upload_queued(&self, id: JobId) -> Result<(), StoreError> {
+        self.write(move |tx, _| uploads::change(tx, id, Upload::note_queued)).await.map(drop)
+    }
+
+    async fn remove_upload(&self, id: JobId) -> Result<bool, StoreError> {
+        self.write(move |tx, now| uploads::remove(tx, id, now)).await
+    }
+
+    async fn due_uploads(&self, limit: u32) -> Result<Vec<Upload>, StoreError> {
+        self.read(move |tx, now| uploads::due(tx, limit, now)).await
     }
 }
 

@@ -20,8 +20,8 @@ use utoipa::IntoParams;
 
 use super::extract::{Id, Params};
 use super::files::{disposition, finished, send};
+use super::options::classes;
 use super::stream::{Outlet, written};
-use super::upload::classes;
 use super::view::ErrorAnswer;
 use crate::app::App;
 

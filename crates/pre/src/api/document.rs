@@ -19,7 +19,16 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// Describes the answers that say no more than their status.
 pub(super) fn complete(document: &mut OpenApi) {
     let operations = document.paths.paths.values_mut().flat_map(|path| {
-        [&mut path.get, &mut path.put, &mut path.post, &mut path.delete].into_iter().flatten()
+        let path = [
+            &mut path.get,
+            &mut path.put,
+            &mut path.post,
+            &mut path.delete,
+            &mut path.options,
+            &mut path.head,
+            &mut path.patch,
+        ];
+        path.into_iter().flatten()
     });
     for (status, response) in operations.flat_map(|operation| operation.responses.responses.iter_mut()) {
         let status = status.parse().ok().and_then(|code: u16| StatusCode::from_u16(code).ok());

@@ -1,9 +1,8 @@
-//! Uploads: a video comes in, a job begins.
+//! Uploads in one request: a video comes in, a job begins.
 //!
 //! The file is written aside and renamed when it is whole; only then there is a job. So half an upload is no job,
 //! and a process that is killed leaves nothing but a file aside, which is swept.
 
-use std::io;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,74 +11,33 @@ use axum::extract::multipart::Field;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::files::{Draft, Volume};
+use common::files::Draft;
 use common::http_error::HttpError;
 use common::input::blocking;
-use common::job::{JobId, Settings, Source};
-use common::segment::Stage;
-use common::store::{Job, NewJob, Offer};
+use common::job::{JobId, Source};
+use common::store::{Job, NewJob};
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::extract::Params;
+use super::intake::{
+    self, DRAIN_TIME, DRAINED, IDLE, LOOK_EVERY, Uploading, broken_off, check_space, not_stored, too_large,
+    too_slow,
+};
+use super::options::{UploadOptions, check_callback, shown_name};
 use super::view::{ErrorAnswer, JobView, view};
 use crate::app::App;
-use crate::callbacks::names_private_address;
 use crate::metrics::Upload;
 
-/// How long an upload may be silent.
-const IDLE: Duration = Duration::from_secs(60);
-/// When to come back to a pre that takes no more uploads.
-const BUSY: Duration = Duration::from_secs(5);
 /// How long an idempotency key is remembered.
 const KEY_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// The space on the volume is looked at again after so many bytes.
-const LOOK_EVERY: u64 = 64 << 20;
 /// Bytes of a form's field that is no file, and how many of them there may be.
 const FIELD_BYTES: usize = 4096;
 const FIELDS: usize = 32;
-/// What is read of an upload that was refused, so that its sender hears why: who still sends when the connection
-/// closes may never see the answer.
-const DRAINED: u64 = 32 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// What may be asked for with an upload: in the query, or as fields of a form.
-#[derive(Debug, Clone, Default, PartialEq, ToSchema, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct UploadOptions {
-    /// Keep every frame as a picture, as it came and with boxes. Default: true.
-    #[schema(nullable = false)]
-    #[param(nullable = false)]
-    keep_frames: Option<bool>,
-    /// Draw, count and write to txt only detections of at least this score. Default: 0.3.
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
-    #[param(nullable = false, minimum = 0, maximum = 1)]
-    conf: Option<f32>,
-    /// Of two boxes of one class that overlap more than this, the weaker is dropped. Default: 0.5.
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
-    #[param(nullable = false, minimum = 0, maximum = 1)]
-    iou: Option<f32>,
-    /// Only these classes, by name or number, separated by commas. Default: all.
-    #[schema(nullable = false, example = "person,car")]
-    #[param(nullable = false, example = "person,car")]
-    classes: Option<String>,
-    /// Detect each Nth frame and hold the boxes between. Default: 1.
-    #[schema(nullable = false, minimum = 1, maximum = 100_000)]
-    #[param(nullable = false, minimum = 1, maximum = 100_000)]
-    every: Option<u32>,
-    /// Where to send word when the job has ended.
-    #[schema(nullable = false, format = "uri")]
-    #[param(nullable = false, format = "uri")]
-    callback_url: Option<String>,
-    /// The file's name, where a header does not tell.
-    #[schema(nullable = false)]
-    #[param(nullable = false)]
-    filename: Option<String>,
-}
 
 /// A form with a video.
 #[derive(ToSchema)]
@@ -91,94 +49,6 @@ pub(super) struct UploadForm {
     #[schema(inline)]
     #[serde(flatten)]
     options: UploadOptions,
-}
-
-impl UploadOptions {
-    /// Takes in one option.
-    fn set(&mut self, name: &str, value: &str) -> Result<(), HttpError> {
-        let wrong = |what: &str| {
-            let shown: String = value.chars().take(60).collect();
-            HttpError::bad_request(format!("{name} must be {what}, not {shown:?}."))
-        };
-        let fraction = || {
-            let number = value.parse::<f32>().ok().filter(|number| (0.0..=1.0).contains(number));
-            number.ok_or_else(|| wrong("a number from 0 to 1"))
-        };
-        match name {
-            "keep_frames" => {
-                self.keep_frames = Some(match value {
-                    "true" | "1" | "on" | "yes" => true,
-                    "false" | "0" | "off" | "no" => false,
-                    _ => return Err(wrong("true or false")),
-                });
-            }
-            "conf" => self.conf = Some(fraction()?),
-            "iou" => self.iou = Some(fraction()?),
-            "classes" => {
-                // A form may repeat the field for each class.
-                let before = self.classes.take().map(|before| before + ",").unwrap_or_default();
-                self.classes = Some(before + value);
-            }
-            "every" => {
-                let number = value.parse().ok().filter(|number| (1..=100_000).contains(number));
-                self.every = Some(number.ok_or_else(|| wrong("a whole number from 1 to 100000"))?);
-            }
-            "callback_url" => {
-                let sound = reqwest::Url::parse(value)
-                    .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-                if !sound || value.len() > 2048 {
-                    return Err(wrong("an address of the kind https://host/path"));
-                }
-                self.callback_url = Some(value.to_owned());
-            }
-            "filename" => self.filename = Some(value.to_owned()),
-            other => {
-                let shown: String = other.chars().take(60).collect();
-                return Err(HttpError::bad_request(format!(
-                    "There is no option {shown:?}; there are keep_frames, conf, iou, classes, every, callback_url \
-                     and filename."
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// What the job will be done with.
-    fn settings(&self, offer: Offer) -> Result<Settings, HttpError> {
-        Ok(Settings {
-            conf: self.conf.unwrap_or(0.3),
-            iou: self.iou.unwrap_or(0.5),
-            max_det: 200,
-            classes: classes(self.classes.as_deref().unwrap_or_default(), &offer.names)?,
-            every: self.every.unwrap_or(1),
-            keep_frames: self.keep_frames.unwrap_or(true),
-            save_txt: true,
-            mp4: true,
-            avi: true,
-            names: offer.names,
-            model: offer.key,
-        })
-    }
-}
-
-/// The classes named in `text`, in rising order.
-pub(super) fn classes(text: &str, names: &[String]) -> Result<Vec<u16>, HttpError> {
-    let mut classes = Vec::new();
-    for wanted in text.split(',').map(str::trim).filter(|wanted| !wanted.is_empty()) {
-        let named = names.iter().position(|name| name.eq_ignore_ascii_case(wanted));
-        let numbered = || wanted.parse().ok().filter(|number| *number < names.len());
-        let class = named.or_else(numbered).and_then(|class| u16::try_from(class).ok());
-        classes.push(class.ok_or_else(|| {
-            let shown: String = wanted.chars().take(60).collect();
-            HttpError::bad_request(format!(
-                "The model knows no class {shown:?}; it knows: {}.",
-                names.join(", ")
-            ))
-        })?);
-    }
-    classes.sort_unstable();
-    classes.dedup();
-    Ok(classes)
 }
 
 /// Upload a video; a job begins once it is whole.
@@ -237,22 +107,6 @@ pub(super) async fn create(
     Ok(answer)
 }
 
-/// Counts an upload as under way while it lives.
-struct Uploading(prometheus::IntGauge);
-
-impl Uploading {
-    fn begin(app: &App) -> Self {
-        app.metrics.uploading.inc();
-        Self(app.metrics.uploading.clone())
-    }
-}
-
-impl Drop for Uploading {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// The request's body, in either form.
 enum Incoming {
     Form(Box<Form>),
@@ -301,32 +155,18 @@ impl Incoming {
 
     /// Reads on and throws away.
     async fn drain(&mut self, most: u64) {
-        let mut read = 0;
-        let mut more = |bytes: &Bytes| {
-            read += bytes.len() as u64;
-            read <= most
-        };
         match self {
-            Self::Raw(raw) => {
-                while let Ok(Some(Ok(bytes))) = timeout(IDLE, raw.body.next()).await {
-                    if !more(&bytes) {
-                        return;
-                    }
-                }
-            }
+            Self::Raw(raw) => intake::drain(&mut raw.body, most).await,
             Self::Form(form) => {
                 if let Some(request) = form.request.take() {
-                    let mut body = request.into_body().into_data_stream();
-                    while let Ok(Some(Ok(bytes))) = timeout(IDLE, body.next()).await {
-                        if !more(&bytes) {
-                            return;
-                        }
-                    }
+                    intake::drain(&mut request.into_body().into_data_stream(), most).await;
                 }
                 let Some(parts) = &mut form.parts else { return };
+                let mut read = 0;
                 while let Ok(Ok(Some(mut field))) = timeout(IDLE, parts.next_field()).await {
                     while let Ok(Ok(Some(bytes))) = timeout(IDLE, field.chunk()).await {
-                        if !more(&bytes) {
+                        read += bytes.len() as u64;
+                        if read > most {
                             return;
                         }
                     }
@@ -354,15 +194,8 @@ async fn take(app: &App, query: &[(String, String)], body: &mut Incoming) -> Res
     {
         return Ok((job, true));
     }
-    let _place = app.uploads.clone().try_acquire_owned().map_err(|_| {
-        HttpError::unavailable("Too many uploads are under way; try again in a few seconds.", BUSY)
-    })?;
-    let offer = app.store().offer().await?.ok_or_else(|| {
-        HttpError::unavailable(
-            "No detection worker has come up yet, so the model is not known; try again in a few seconds.",
-            BUSY,
-        )
-    })?;
+    let _place = intake::place(app)?;
+    let offer = intake::offer(app).await?;
     let announced =
         body.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let mut receiver = Receiver::open(app, id, announced).await?;
@@ -394,18 +227,7 @@ async fn take(app: &App, query: &[(String, String)], body: &mut Incoming) -> Res
         priority: 0,
         callback_url: options.callback_url,
     };
-    let job = app.store().create_job(new).await?;
-    app.service.hints.notify(Stage::Index);
-    Ok((job, false))
-}
-
-/// Refuses an address that no callback would be sent to.
-fn check_callback(app: &App, url: Option<&str>) -> Result<(), HttpError> {
-    let url = url.and_then(|url| reqwest::Url::parse(url).ok());
-    if !app.settings.allow_private_callbacks && url.is_some_and(|url| names_private_address(&url)) {
-        return Err(HttpError::bad_request("callback_url must be a public address."));
-    }
-    Ok(())
+    Ok((intake::enqueue(app, new).await?, false))
 }
 
 /// The job that an idempotency key led to before.
@@ -550,64 +372,6 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// Refuses when less than the reserve would be left on the volume after `coming` more bytes.
-async fn check_space(app: &App, coming: u64) -> Result<(), HttpError> {
-    let free = free_space(app.volume()).await.map_err(not_stored)?;
-    if free < app.settings.disk_reserve.saturating_add(coming) {
-        return Err(full());
-    }
-    Ok(())
-}
-
-/// Bytes that are free on the volume.
-///
-/// # Errors
-/// When the volume does not tell.
-pub(crate) async fn free_space(volume: &Volume) -> io::Result<u64> {
-    let root = volume.root().to_owned();
-    blocking(move || {
-        let space = rustix::fs::statvfs(&root)?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize))
-    })
-    .await
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn not_stored(error: io::Error) -> HttpError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-        _ => HttpError::internal(format!("an upload cannot be stored: {error}")),
-    }
-}
-
-fn full() -> HttpError {
-    HttpError::new(
-        StatusCode::INSUFFICIENT_STORAGE,
-        "insufficient_storage",
-        "There is no room for this upload on the server; delete jobs that are no longer needed, or try again later.",
-    )
-}
-
-fn too_large(app: &App) -> HttpError {
-    HttpError::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "payload_too_large",
-        format!("The upload is larger than the {} bytes that are taken.", app.settings.max_upload),
-    )
-}
-
-fn too_slow() -> HttpError {
-    HttpError::new(
-        StatusCode::REQUEST_TIMEOUT,
-        "request_timeout",
-        format!("Nothing of the upload came for {} seconds; send it again.", IDLE.as_secs()),
-    )
-}
-
-fn broken_off() -> HttpError {
-    HttpError::bad_request("The upload broke off, or its form is malformed; send it again.")
-}
-
 fn no_file() -> HttpError {
     HttpError::bad_request(
         "The upload holds no video: send the file as the field \"file\" of a form, or as the body.",
@@ -670,33 +434,9 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     decoded
 }
 
-/// A file's name as it is shown: without folders and control characters, and not endless.
-pub(crate) fn shown_name(name: &str) -> String {
-    let base = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let clean: String = base.chars().filter(|c| !c.is_control()).take(200).collect();
-    let clean = clean.trim();
-    if clean.is_empty() { "video".to_owned() } else { clean.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_shown_without_the_folders_it_came_from() {
-        for (name, shown) in [
-            ("bikes.mp4", "bikes.mp4"),
-            ("../../etc/passwd", "passwd"),
-            ("C:\\videos\\Räder 1.mp4", "Räder 1.mp4"),
-            ("a\r\nSet-Cookie: x", "aSet-Cookie: x"),
-            ("..", ".."),
-            ("", "video"),
-            ("folder/", "video"),
-        ] {
-            assert_eq!(shown_name(name), shown, "{name:?}");
-        }
-        assert_eq!(shown_name(&"x".repeat(1000)).len(), 200);
-    }
 
     #[test]
     fn names_are_read_from_headers_of_all_kinds() {
@@ -710,36 +450,5 @@ mod tests {
         ] {
             assert_eq!(disposed_name(header).as_deref(), name, "{header}");
         }
-    }
-
-    #[test]
-    fn options_are_read_or_refused_with_a_sentence() {
-        let mut options = UploadOptions::default();
-        for (name, value) in [
-            ("keep_frames", "false"),
-            ("conf", "0.5"),
-            ("every", "3"),
-            ("classes", "person"),
-            ("classes", "2"),
-            ("callback_url", "https://example.org/done"),
-        ] {
-            options.set(name, value).unwrap();
-        }
-        assert_eq!(options.keep_frames, Some(false));
-        assert_eq!((options.conf, options.every), (Some(0.5), Some(3)));
-        let names = ["person", "bicycle", "car"].map(str::to_owned);
-        assert_eq!(classes(options.classes.as_deref().unwrap(), &names).unwrap(), [0, 2]);
-        for (name, value, said) in [
-            ("conf", "1.5", "from 0 to 1"),
-            ("conf", "NaN", "from 0 to 1"),
-            ("every", "0", "from 1"),
-            ("keep_frames", "maybe", "true or false"),
-            ("callback_url", "ftp://x", "https://host/path"),
-            ("keep_frame", "true", "keep_frames"),
-        ] {
-            let error = UploadOptions::default().set(name, value).unwrap_err();
-            assert!(error.message().contains(said), "{}", error.message());
-        }
-        assert!(classes("unicorn", &names).unwrap_err().message().contains("person, bicycle, car"));
     }
 }

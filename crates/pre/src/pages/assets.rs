@@ -17,10 +17,11 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     asset!("style.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
     asset!("live.js", JS),
+    asset!("tus.js", JS),
     asset!("upload.js", JS),
     asset!("result.js", JS),
     asset!("details.js", JS),

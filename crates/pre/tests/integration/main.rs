@@ -8,6 +8,7 @@ mod jobs;
 mod others;
 mod pages;
 mod results;
+mod resumable;
 mod sweep;
 mod timeline;
 mod uploads;

@@ -102,20 +102,21 @@ async fn what_killed_processes_left_is_found_wherever_it_lies() {
     let half = house.volume.uploads().join(".630dc9e9cccccccccccccccc.0123456789abcdef.tmp");
     fs::write(&upload, "an upload whose job was never made").unwrap();
     fs::write(&half, "half an upl").unwrap();
-    for path in
-        [&picture, &probe, &stranger, &orphan.path().to_owned(), &upload, &half, &house.volume.upload(id)]
-    {
+    let piece = house.volume.partial("630dc9e9dddddddddddddddd".parse().unwrap());
+    fs::write(&piece, "an upload in pieces that was given up").unwrap();
+    let orphaned = orphan.path().to_owned();
+    for path in [&picture, &probe, &stranger, &orphaned, &upload, &half, &piece, &house.volume.upload(id)] {
         age(path, Duration::from_secs(23 * 3600));
     }
     house.clock.advance(LEASE * 2);
     assert_eq!(sweep(&house).await, 3, "the draft of a picture, that of a probe, the folder");
     assert!(!picture.exists() && !probe.exists() && !orphan.path().exists());
-    assert!(upload.exists() && half.exists(), "an upload may go on for a day");
-    for path in [&upload, &half, &house.volume.upload(id)] {
+    assert!(upload.exists() && half.exists() && piece.exists(), "an upload may go on for a day");
+    for path in [&upload, &half, &piece, &house.volume.upload(id)] {
         age(path, Duration::from_secs(3600));
     }
-    assert_eq!(sweep(&house).await, 2);
-    assert!(!upload.exists() && !half.exists() && stranger.exists());
+    assert_eq!(sweep(&house).await, 3);
+    assert!(!upload.exists() && !half.exists() && !piece.exists() && stranger.exists());
     assert!(house.volume.upload(id).exists(), "a job's own upload stays with it");
     assert_eq!(house.get(&format!("/v1/jobs/{id}/frames.zip")).await.status(), 200);
 }

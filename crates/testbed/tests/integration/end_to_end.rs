@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testbed::Mongod;
-use testbed::cluster::{Cluster, PATIENCE, Plan, clip};
+use testbed::cluster::{API_TOKEN, Cluster, PATIENCE, Plan, clip};
 
 fn probe(file: &Path, entry: &str) -> String {
     let output = Command::new("ffprobe")
@@ -218,4 +218,54 @@ async fn a_hundred_uploads_at_once_are_taken_or_refused() {
     let listed = jobs["jobs"].as_array().unwrap().iter();
     let listed: BTreeSet<_> = listed.map(|job| job["filename"].as_str().unwrap().to_owned()).collect();
     assert_eq!(listed, taken, "each that was taken is there, and no other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_at_another_pre_when_the_first_was_killed() {
+    let mongod = Mongod::shared();
+    let plan = Plan { pre: 2, post: 0, lease: 3, ..Plan::default() };
+    let cluster = Cluster::start(&mongod.uri(), &mongod.fresh_database(), &plan).await;
+    let bytes = std::fs::read(clip(cluster.folder(), "clip.mp4", 50)).unwrap();
+    let half = bytes.len() / 2;
+    let [first, second] = [0, 1].map(|number| cluster.of("pre").nth(number).unwrap());
+    let http = reqwest::Client::new();
+    let tus = |method, url: String| {
+        http.request(method, url).bearer_auth(API_TOKEN).header("Tus-Resumable", "1.0.0")
+    };
+    let patch = |url: String, offset: usize| {
+        let request = tus(Method::PATCH, url).header("Content-Type", "application/offset+octet-stream");
+        request.header("Upload-Offset", offset)
+    };
+    let begin = tus(Method::POST, format!("{}/v1/uploads", first.url())).header("Upload-Length", bytes.len());
+    let begun = begin.send().await.unwrap();
+    assert_eq!(begun.status(), StatusCode::CREATED);
+    let path = begun.headers()["location"].to_str().unwrap().to_owned();
+
+    // Half of it comes, and then nothing more until its pre is killed.
+    let (start, rest) = bytes.split_at(half);
+    let trickle = futures_util::stream::iter([Ok::<_, std::io::Error>(start.to_vec())])
+        .chain(futures_util::stream::pending());
+    let sending = patch(format!("{}{path}", first.url()), 0).body(reqwest::Body::wrap_stream(trickle)).send();
+    let sending = tokio::spawn(sending);
+    let offset = async || {
+        let answer = tus(Method::HEAD, format!("{}{path}", second.url())).send().await.unwrap();
+        answer.headers()["upload-offset"].to_str().unwrap().parse::<usize>().unwrap()
+    };
+    let began = Instant::now();
+    while offset().await < half {
+        assert!(began.elapsed() < PATIENCE, "what has come is counted while it comes");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    first.kill();
+    assert!(sending.await.unwrap().is_err());
+    let job = loop {
+        let answer = patch(format!("{}{path}", second.url()), half).body(rest.to_vec()).send().await.unwrap();
+        match answer.status() {
+            StatusCode::NO_CONTENT => break answer.headers()["boxreel-job"].to_str().unwrap().to_owned(),
+            status => assert_eq!(status, StatusCode::LOCKED, "until the lease of the first has lapsed"),
+        }
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(std::fs::read(cluster.volume().join("src").join(&job)).unwrap() == bytes);
 }

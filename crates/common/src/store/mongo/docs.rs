@@ -113,7 +113,7 @@ pub(super) fn stamp(date: DateTime) -> Stamp {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredLease {
+pub(super) struct StoredLease {
     worker: String,
     token: Token,
     expires: DateTime,
@@ -326,13 +326,13 @@ struct StoredSegment {
     pack_bytes: u64,
 }
 
-fn write<T: Serialize>(document: &T) -> Result<Document, StoreError> {
+pub(super) fn write<T: Serialize>(document: &T) -> Result<Document, StoreError> {
     serialize_to_document(document)
         .map_err(|error| StoreError::Corrupt(format!("a document cannot be written: {error}")))
 }
 
 /// Parses a document of `collection`; the error names it.
-fn read<T: DeserializeOwned>(collection: &str, document: Document) -> Result<T, StoreError> {
+pub(super) fn read<T: DeserializeOwned>(collection: &str, document: Document) -> Result<T, StoreError> {
     let id = document.get("_id").map_or_else(|| "without _id".to_owned(), ToString::to_string);
     deserialize_from_document(document).map_err(|error| {
         StoreError::Corrupt(format!("document {id} of {collection} cannot be read: {error}"))

@@ -12,6 +12,7 @@ pub(super) const TURNS: &str = "turns";
 pub(super) const WORKERS: &str = "workers";
 pub(super) const TIES: &str = "ties";
 pub(super) const DUTIES: &str = "duties";
+pub(super) const UPLOADS: &str = "uploads";
 
 /// The index that claims of any model go by, in both collections.
 pub(super) const TURN: &str = "turn";
@@ -60,5 +61,7 @@ pub(super) async fn prepare(store: &MongoStore) -> Result<(), StoreError> {
     ];
     long_answer(store.requests.create_indexes(requests)).await?;
     long_answer(store.segments.create_indexes(segments)).await?;
+    let due = index("due", doc! { "due": 1 });
+    long_answer(store.uploads.create_index(due)).await?;
     Ok(())
 }

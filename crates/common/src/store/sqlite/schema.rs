@@ -9,7 +9,7 @@ use super::{BUSY, StoreError};
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The version this program writes, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 // `doc` is the truth; the other columns are what is searched by, and are written with it.
 //
@@ -95,6 +95,16 @@ CREATE TABLE duties (
 ) STRICT;
 ";
 
+/// What version 2 has beyond version 1. `due` is when somebody has to look after an upload.
+const UPLOADS: &str = "
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY,
+    due INTEGER NOT NULL,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE INDEX uploads_due ON uploads (due);
+";
+
 /// Sets the connection up and makes the tables, unless they are there.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     connection.busy_timeout(BUSY)?;
@@ -128,11 +138,14 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<Result<(), String>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     match check(&transaction)? {
         Err(refusal) => return Ok(Err(refusal)),
-        Ok(0) => {
-            transaction.execute_batch(TABLES)?;
+        Ok(VERSION) => {}
+        Ok(found) => {
+            if found == 0 {
+                transaction.execute_batch(TABLES)?;
+            }
+            transaction.execute_batch(UPLOADS)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
-        Ok(_) => {}
     }
     transaction.commit()?;
     Ok(Ok(()))

@@ -90,11 +90,37 @@ async fn a_program_that_is_alone_need_not_wait_for_what_its_past_self_held() {
     for stage in [Stage::Index, Stage::Decode] {
         assert!(house.store.claim(&request(stage)).await.unwrap().is_none());
     }
-    assert_eq!(house.store.hand_back_all().await.unwrap(), 3);
+    let NewJob { id, filename, settings, callback_url, .. } = new_job();
+    let upload = NewUpload { id, filename, length: 10, settings, callback_url, metadata: String::new() };
+    house.store.create_upload(upload).await.unwrap();
+    let lock = || LockRequest {
+        id,
+        worker: "killed".to_owned(),
+        token: Token::random(),
+        lease: Duration::from_secs(30),
+    };
+    assert!(matches!(house.store.lock_upload(&lock()).await.unwrap(), Locking::Held(..)));
+    assert_eq!(house.store.hand_back_all().await.unwrap(), 4);
     assert_eq!(house.store.hand_back_all().await.unwrap(), 0);
     for stage in [Stage::Index, Stage::Decode, Stage::Decode] {
         let claimed = house.store.claim(&request(stage)).await.unwrap().expect("claimable at once");
         assert_eq!(claimed.lease.attempt, 1);
+    }
+    assert!(matches!(house.store.lock_upload(&lock()).await.unwrap(), Locking::Held(..)));
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_with_all_it_holds() {
+    let house = OneFile::new();
+    let id = film(&*house.store, 2).await;
+    {
+        let connection = house.store.connection.lock().unwrap();
+        connection.execute_batch("DROP TABLE uploads; PRAGMA user_version = 1").unwrap();
+    }
+    for _ in 0..2 {
+        let store = open(&house.folder.path().join("jobs.db")).unwrap();
+        assert_eq!(store.segments(id).await.unwrap().len(), 2);
+        assert_eq!(store.upload(id).await.unwrap(), None);
     }
 }
 

@@ -31,6 +31,8 @@ function operation(api, path, method, about) {
   let body = null;
   if (kinds.length > 0) {
     body = field("body", `The file to send (${kinds.join(", ")}).`, true, {}, true);
+    // Where only one kind is taken, it is no matter what the file is.
+    body.kind = kinds.length === 1 && !kinds[0].includes("*") ? kinds[0] : null;
     form.append(body.label);
   }
   const output = make("div");
@@ -56,7 +58,7 @@ async function send(path, method, parameters, body, output) {
   }
   const file = body?.input.files[0];
   if (file) {
-    headers["Content-Type"] = file.type || "application/octet-stream";
+    headers["Content-Type"] = body.kind ?? (file.type || "application/octet-stream");
     if (path === "/v1/jobs" && !query.has("filename")) query.append("filename", file.name);
   }
   output.replaceChildren(make("p", {}, "Waiting…"));
