@@ -95,8 +95,9 @@ pub(crate) fn router(app: App) -> Router {
     let uploads = OpenApiRouter::new()
         .routes(routes!(tus::options, tus::create))
         .routes(routes!(tus::head, tus::patch, tus::terminate, tus::overridden))
+        .route_layer(middleware::from_fn(tus::of_this_version))
         .route_layer(middleware::from_fn_with_state(app.gates.api.clone(), guard))
-        .route_layer(middleware::from_fn(tus::versioned));
+        .route_layer(middleware::map_response(tus::with_version));
     let workers = OpenApiRouter::new()
         .routes(routes!(timeline::show, timeline::put, timeline::post))
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));

@@ -16,6 +16,7 @@ use common::job::{JobId, Source};
 use common::segment::Token;
 use common::store::{LockRequest, Locking, NewUpload, Upload, UploadLock, UploadState};
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use self::headers::{ALGORITHMS, BYTES, Checksum, carries_bytes, metadata, number, required};
 use self::receive::{Chunk, receive};
@@ -31,6 +32,12 @@ mod receive;
 const VERSION: &str = "1.0.0";
 const EXTENSIONS: &str = "creation,creation-with-upload,expiration,checksum,termination";
 
+/// Bytes of a file, as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct FileBytes(Vec<u8>);
+
 /// The upload named in the path. What is no id names none.
 pub(super) struct UploadId(JobId);
 
@@ -43,20 +50,23 @@ impl<S: Send + Sync> FromRequestParts<S> for UploadId {
     }
 }
 
-/// Refuses requests of another version of the protocol, and says in every answer which this one is.
-pub(super) async fn versioned(request: Request, next: Next) -> Response {
-    let ours = request.method() == Method::OPTIONS
-        || request.headers().get("tus-resumable").is_some_and(|version| version == VERSION);
-    let mut answer = if ours {
-        next.run(request).await
-    } else {
-        let error = HttpError::new(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition_failed",
-            format!("This is for tus {VERSION}: send the header \"Tus-Resumable: {VERSION}\"."),
-        );
-        ([("tus-version", VERSION)], error).into_response()
-    };
+/// Refuses requests of another version of the protocol.
+pub(super) async fn of_this_version(request: Request, next: Next) -> Response {
+    if *request.method() == Method::OPTIONS
+        || request.headers().get("tus-resumable").is_some_and(|version| version == VERSION)
+    {
+        return next.run(request).await;
+    }
+    let error = HttpError::new(
+        StatusCode::PRECONDITION_FAILED,
+        "precondition_failed",
+        format!("This is for tus {VERSION}: send the header \"Tus-Resumable: {VERSION}\"."),
+    );
+    ([("tus-version", VERSION)], error).into_response()
+}
+
+/// Says in every answer, a refusal too, which version of the protocol this is.
+pub(super) async fn with_version(mut answer: Response) -> Response {
     answer.headers_mut().insert("tus-resumable", HeaderValue::from_static(VERSION));
     answer
 }
@@ -91,14 +101,14 @@ pub(super) async fn options(State(app): State<App>) -> Response {
     post, operation_id = "create_upload",
     path = "/v1/uploads", tag = "uploads", security(("api_token" = [])),
     params(
-        ("Tus-Resumable" = String, Header, description = "1.0.0", example = "1.0.0"),
+        ("Tus-Resumable" = String, Header, description = "1.0.0", pattern = "^1\\.0\\.0$", example = "1.0.0"),
         ("Upload-Length" = u64, Header, description = "Bytes of the file.", minimum = 1),
         ("Upload-Metadata" = Option<String>, Header,
          description = "filename and the options of create_job: each a key and its value in base64, separated by commas.",
          example = "filename aG9saWRheS5tcDQ=,every Mg=="),
         ("Upload-Checksum" = Option<String>, Header, description = "Of the bytes that come with this request."),
     ),
-    request_body(content((Vec<u8> = "application/offset+octet-stream"))),
+    request_body(content((FileBytes = "application/offset+octet-stream"))),
     responses(
         (status = 201, headers(
             ("Location" = String, description = "Where the upload is."),
@@ -125,23 +135,22 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
         }
     };
     let id = upload.id;
-    let mut offset = 0;
     if carries_bytes(&parts.headers)
         && let Err(error) = async {
             let chunk = chunk_of(&parts.headers)?;
             let (lock, upload) = lock(&app, id, 0).await?;
-            offset = take(&app, lock, upload, chunk, body).await?;
-            Ok::<_, HttpError>(())
+            take(&app, lock, upload, chunk, body).await
         }
         .await
     {
-        // Its sender does not know where it is.
-        remove(&app, id).await?;
-        return Err(error);
+        // Its sender does not know where it is. But what is whole becomes a job, even if that has to wait.
+        if remove(&app, id).await? {
+            return Err(error);
+        }
     }
     let upload = find(&app, id).await?;
     let location = [(header::LOCATION, format!("/v1/uploads/{id}"))];
-    Ok((StatusCode::CREATED, location, progress(&upload, offset), Body::empty()).into_response())
+    Ok((StatusCode::CREATED, location, progress(&upload), Body::empty()).into_response())
 }
 
 /// Ask how far an upload is.
@@ -150,7 +159,7 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     path = "/v1/uploads/{id}", tag = "uploads", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The upload."),
-        ("Tus-Resumable" = String, Header, description = "1.0.0", example = "1.0.0"),
+        ("Tus-Resumable" = String, Header, description = "1.0.0", pattern = "^1\\.0\\.0$", example = "1.0.0"),
     ),
     responses(
         (status = 200, headers(
@@ -170,7 +179,7 @@ pub(super) async fn head(State(app): State<App>, UploadId(id): UploadId) -> Resu
         make_job(&app, id).await?;
         upload = find(&app, id).await?;
     }
-    let mut headers = progress(&upload, upload.offset());
+    let mut headers = progress(&upload);
     headers.insert("upload-length", HeaderValue::from(upload.length));
     if let Some(metadata) = HeaderValue::from_str(&upload.metadata).ok().filter(|text| !text.is_empty()) {
         headers.insert("upload-metadata", metadata);
@@ -188,12 +197,12 @@ pub(super) async fn head(State(app): State<App>, UploadId(id): UploadId) -> Resu
     path = "/v1/uploads/{id}", tag = "uploads", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The upload."),
-        ("Tus-Resumable" = String, Header, description = "1.0.0", example = "1.0.0"),
+        ("Tus-Resumable" = String, Header, description = "1.0.0", pattern = "^1\\.0\\.0$", example = "1.0.0"),
         ("Upload-Offset" = u64, Header, description = "Where the bytes belong: as many as have come before."),
         ("Upload-Checksum" = Option<String>, Header,
          description = "sha1, sha256 or sha512, and the checksum of these bytes in base64."),
     ),
-    request_body(content((Vec<u8> = "application/offset+octet-stream"))),
+    request_body(content((FileBytes = "application/offset+octet-stream"))),
     responses(
         (status = 204, headers(
             ("Upload-Offset" = u64, description = "Bytes that have come."),
@@ -234,20 +243,17 @@ pub(super) async fn patch(
         let (lock, upload) = lock(&app, id, offset).await?;
         Ok(Some((lock, upload, chunk)))
     };
-    let offset = match locked.await {
+    match locked.await {
         Ok(Some((lock, upload, chunk))) => take(&app, lock, upload, chunk, body).await?,
         // The answer to the last bytes was lost.
-        Ok(None) => {
-            make_job(&app, id).await?;
-            find(&app, id).await?.length
-        }
+        Ok(None) => make_job(&app, id).await?,
         Err(error) => {
             drain(body.into_data_stream()).await;
             return Err(error);
         }
-    };
+    }
     let upload = find(&app, id).await?;
-    Ok((StatusCode::NO_CONTENT, progress(&upload, offset)).into_response())
+    Ok((StatusCode::NO_CONTENT, progress(&upload)).into_response())
 }
 
 /// Give an upload up.
@@ -256,7 +262,7 @@ pub(super) async fn patch(
     path = "/v1/uploads/{id}", tag = "uploads", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The upload."),
-        ("Tus-Resumable" = String, Header, description = "1.0.0", example = "1.0.0"),
+        ("Tus-Resumable" = String, Header, description = "1.0.0", pattern = "^1\\.0\\.0$", example = "1.0.0"),
     ),
     responses(
         (status = 204), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -283,10 +289,11 @@ pub(super) async fn terminate(
     path = "/v1/uploads/{id}", tag = "uploads", security(("api_token" = [])),
     params(
         ("id" = String, Path, description = "The upload."),
-        ("Tus-Resumable" = String, Header, description = "1.0.0", example = "1.0.0"),
-        ("X-HTTP-Method-Override" = String, Header, description = "The method.", example = "PATCH"),
+        ("Tus-Resumable" = String, Header, description = "1.0.0", pattern = "^1\\.0\\.0$", example = "1.0.0"),
+        ("X-HTTP-Method-Override" = String, Header, description = "The method.", pattern = "^(PATCH|HEAD|DELETE)$",
+         example = "PATCH"),
     ),
-    request_body(content((Vec<u8> = "application/offset+octet-stream"))),
+    request_body(content((FileBytes = "application/offset+octet-stream"))),
     responses(
         (status = 200, description = "As of HEAD."), (status = 204, description = "As of PATCH and DELETE."),
         (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
@@ -383,34 +390,27 @@ async fn lock(app: &App, id: JobId, offset: u64) -> Result<(UploadLock, Upload),
     }
 }
 
-/// Takes the bytes of a request in; the offset after them.
+/// Takes the bytes of a request in.
 async fn take(
     app: &App,
     lock: UploadLock,
     upload: Upload,
     chunk: Chunk,
     body: Body,
-) -> Result<u64, HttpError> {
+) -> Result<(), HttpError> {
     let body = body.into_data_stream();
-    let place = match chunk.fits(&upload).and_then(|()| intake::place(app)) {
-        Ok(place) => place,
+    let refused = match chunk.fits(&upload).and_then(|()| intake::place(app)) {
+        Ok(_place) => receive(app.clone(), lock, upload, chunk, body).await,
         Err(error) => {
             app.store().unlock_upload(lock).await?;
-            drain(body).await;
-            return Err(error);
+            Err((error, Some(body)))
         }
     };
-    let received = receive(app.clone(), lock, upload, chunk, body).await;
-    drop(place);
-    match received {
-        Ok(offset) => Ok(offset),
-        Err((error, body)) => {
-            if let Some(body) = body {
-                drain(body).await;
-            }
-            Err(error)
-        }
+    let Err((error, body)) = refused else { return Ok(()) };
+    if let Some(body) = body {
+        drain(body).await;
     }
+    Err(error)
 }
 
 fn chunk_of(headers: &HeaderMap) -> Result<Chunk, HttpError> {
@@ -454,9 +454,9 @@ async fn remove(app: &App, id: JobId) -> Result<bool, HttpError> {
 }
 
 /// How far an upload is, as headers.
-fn progress(upload: &Upload, offset: u64) -> HeaderMap {
+fn progress(upload: &Upload) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("upload-offset", HeaderValue::from(offset));
+    headers.insert("upload-offset", HeaderValue::from(upload.offset()));
     let text = |text: &str| HeaderValue::from_str(text).ok();
     if let Some(expires) = text(&upload.expires.http_date()) {
         headers.insert("upload-expires", expires);

@@ -42,7 +42,7 @@ impl Chunk {
     }
 }
 
-/// Takes bytes in, down to the end of `body` or as far as they come; the offset after them. What is left of a body
+/// Takes bytes in, down to the end of `body` or as far as they come. What is left of a body
 /// that was refused comes back with the refusal.
 ///
 /// In a task of its own: what arrived counts even if nobody waits for the answer any more.
@@ -52,7 +52,7 @@ pub(super) async fn receive(
     upload: Upload,
     chunk: Chunk,
     body: BodyDataStream,
-) -> Result<u64, (HttpError, Option<BodyDataStream>)> {
+) -> Result<(), (HttpError, Option<BodyDataStream>)> {
     let task = tokio::spawn(async move {
         let mut body = body;
         let uploading = Uploading::begin(&app);
@@ -69,7 +69,7 @@ pub(super) async fn receive(
             // Whoever asks next, or the sweeper, makes the job if this fails.
             super::make_job(&app, upload.id).await.map_err(|error| (error, None))?;
         }
-        outcome.map_err(|error| (error, Some(body)))
+        outcome.map_err(|error| (error, Some(body))).map(drop)
     });
     task.await.unwrap_or_else(|panic| Err((HttpError::internal(panic), None)))
 }
