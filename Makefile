@@ -20,9 +20,11 @@ services: setup ## build the services for many machines: target/release/pre, inf
 demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=holiday.mp4
 	@scripts/demo.sh
 
-test: setup ## run all tests; a MongoDB server for them is fetched into .tools/
+test: setup ## run all tests; what they need (MongoDB, Kubernetes' tools, a tus client) is fetched into .tools/
 	@scripts/fetch_mongod.sh
 	@scripts/fetch_tus_client.sh
+	@scripts/fetch_kube_tools.sh
+	@scripts/check_deploy.sh
 	cargo test --workspace --locked
 
 chaos: setup ## the long run of the tests that kill processes: make chaos FAULTS=100 SEED=1 (some 10 minutes)

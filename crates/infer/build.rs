@@ -28,6 +28,9 @@ fn main() -> Result<(), String> {
     }
     println!("cargo:rerun-if-changed=native");
     println!("cargo:libtorch={lib}");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    // Images carry libtorch elsewhere: they name the place, from the program's own, as in $ORIGIN/../lib.
+    println!("cargo:rerun-if-env-changed=LIBTORCH_RPATH");
+    let rpath = std::env::var("LIBTORCH_RPATH").unwrap_or(lib);
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{rpath}");
     Ok(())
 }

@@ -30,6 +30,7 @@ use crate::worker::{self, Hints, LoopEnd, LoopSettings, Work};
 pub mod auth;
 pub mod health;
 pub mod program;
+mod pulse;
 mod serve;
 pub mod telemetry;
 

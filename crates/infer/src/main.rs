@@ -8,6 +8,7 @@ use infer::args::InferArgs;
 use infer::service;
 
 fn main() -> ExitCode {
+    program::answer_health_check(service::PORT);
     program::check_environment();
     let args = InferArgs::parse();
     let ended = program::run("infer", &args.service.logs.clone(), async |stop| {

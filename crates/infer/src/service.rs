@@ -20,6 +20,9 @@ use crate::device::Device;
 use crate::stills::Stills;
 use crate::{DetectStage, Detector, ModelFile, weights};
 
+/// The port infer listens on unless told.
+pub const PORT: u16 = 8081;
+
 /// Segments held at once, so that reading, computing and publishing overlap.
 const CPU_SLOTS: usize = 2;
 const GPU_SLOTS: usize = 8;
@@ -75,7 +78,7 @@ pub fn router(service: &Service, detector: &Detector, gates: Vec<Gate>) -> Resul
 /// When it cannot start; the sentence says why.
 pub async fn run(args: InferArgs, service: Service, detector: Detector) -> Result<()> {
     let (api, worker) = (args.service.api_token()?, args.service.worker_token()?);
-    let address = args.service.listen(8081, api.is_some() || worker.is_some())?;
+    let address = args.service.listen(PORT, api.is_some() || worker.is_some())?;
     let gates = [api, worker.clone()].into_iter().flatten().map(|token| Gate::new(Some(&token)));
     let mut gates: Vec<Gate> = gates.collect();
     if gates.is_empty() {

@@ -9,6 +9,7 @@ use post::service;
 
 fn main() -> ExitCode {
     service::children().serve_if_child();
+    program::answer_health_check(service::PORT);
     program::check_environment();
     let args = PostArgs::parse();
     program::run("post", &args.service.logs.clone(), async |stop| {

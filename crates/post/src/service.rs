@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use crate::args::PostArgs;
 use crate::{AssembleStage, AssembleTask, RenderStage, RenderTask};
 
+/// The port post listens on unless told.
+pub const PORT: u16 = 8082;
+
 /// What the program does when it is started as a child of itself.
 #[must_use]
 pub fn children() -> Registry {
@@ -33,7 +36,7 @@ pub fn stages(service: &Service, slots: usize) -> Vec<StageWork> {
 /// When it cannot start; the sentence says why.
 pub async fn run(args: PostArgs, service: Service) -> Result<()> {
     // Its routes tell nothing about jobs: there is nothing to guard.
-    let address = args.service.listen(8082, true)?;
+    let address = args.service.listen(PORT, true)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let stages = stages(&service, args.service.slots.map_or(cores, |slots| slots as usize));
     let reports = service.reports(args.pre_url.as_deref(), args.service.worker_token()?)?;

@@ -8,6 +8,7 @@ use pre::PreArgs;
 
 fn main() -> ExitCode {
     pre::children().serve_if_child();
+    program::answer_health_check(pre::PORT);
     program::check_environment();
     let args = PreArgs::parse();
     program::run("pre", &args.service.logs.clone(), async |stop| {

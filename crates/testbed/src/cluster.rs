@@ -243,6 +243,14 @@ impl Process {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// What the program's own health check says of it, as a container's would.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let mut check = Command::new(program(self.service));
+        check.arg("health").env("BOXREEL_LISTEN", format!("127.0.0.1:{}", self.port));
+        check.stderr(Stdio::null()).status().unwrap().success()
+    }
+
     /// Starts it, unless it runs.
     pub fn start(&self) {
         let mut child = self.child();

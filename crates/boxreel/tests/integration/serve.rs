@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::support::{boxreel, clip};
 
-/// The server, ended when dropped.
-struct Served(Child, String);
+/// The server and its address; ended when dropped.
+pub struct Served(pub Child, pub String);
 
 impl Drop for Served {
     fn drop(&mut self) {
@@ -21,7 +21,8 @@ impl Drop for Served {
 }
 
 impl Served {
-    fn start(folder: &std::path::Path) -> Self {
+    /// Starts it on a folder of its own.
+    pub fn start(folder: &std::path::Path) -> Self {
         let mut child = boxreel(folder)
             .args(["serve", "--listen", "127.0.0.1:0", "--disk-reserve", "1MB", "--data-dir", "data"])
             .stderr(Stdio::piped())

@@ -1,5 +1,6 @@
 //! From the command line to a running service and back: what every service's `main` does.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Interrupts, Service, telemetry};
+use super::{Interrupts, Service, pulse, telemetry};
 use crate::config::{self, ClusterArgs, LogArgs, ServiceArgs};
 use crate::files::Volume;
 use crate::store::StoreError;
@@ -24,6 +25,26 @@ pub fn check_environment() {
     if let Err(error) = config::check_environment(config::environment_names()) {
         eprintln!("boxreel: {error}");
         std::process::exit(2);
+    }
+}
+
+/// Ends the program with a health check's answer if its first argument is the word `health`: exit code 0 where the
+/// service on this machine answers at `BOXREEL_LISTEN`, or at `port`, and 1 where not. Containers are checked by it,
+/// which hold no other client of HTTP. To be called before the command line is parsed.
+pub fn answer_health_check(port: u16) {
+    if std::env::args_os().nth(1).is_none_or(|word| word != "health") {
+        return;
+    }
+    let listen = std::env::var("BOXREEL_LISTEN").ok().map_or_else(
+        || Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        |listen| listen.parse().map_err(|error| format!("BOXREEL_LISTEN={listen:?}: {error}")),
+    );
+    match listen.and_then(|address| pulse::ask(address).map_err(|error| format!("{address}: {error}"))) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("boxreel: not alive: {error}");
+            std::process::exit(1);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testbed::Mongod;
-use testbed::cluster::{API_TOKEN, Cluster, PATIENCE, Plan, clip};
+use testbed::cluster::{API_TOKEN, Cluster, PATIENCE, Plan, Process, clip};
 
 fn probe(file: &Path, entry: &str) -> String {
     let output = Command::new("ffprobe")
@@ -55,6 +55,7 @@ async fn a_video_goes_through_three_services() {
     let mongod = Mongod::shared();
     let database = mongod.fresh_database();
     let cluster = Cluster::start(&mongod.uri(), &database, &Plan::default()).await;
+    assert!(cluster.processes.iter().all(Process::is_healthy));
     let source = cluster.folder().join("bikes & cars.mp4");
     std::fs::rename(clip(cluster.folder(), "clip.mp4", 150), &source).unwrap();
     let id = cluster.upload(&source, "?every=5&conf=0.1").await;
@@ -136,6 +137,7 @@ async fn a_video_goes_through_three_services() {
         assert!(metrics.contains("boxreel_work_total"), "{process:?}");
         let status = process.terminate();
         assert!(status.success(), "{process:?} ended with {status}: {}", process.last_words());
+        assert!(!process.is_healthy(), "nobody answers any more");
     }
 }
 
