@@ -10,6 +10,9 @@ fn main() -> ExitCode {
     pre::children().serve_if_child();
     program::check_environment();
     let args = PreArgs::parse();
+    if let Some(command) = &args.command {
+        return command.run();
+    }
     program::run("pre", &args.service.logs.clone(), async |stop| {
         let service = program::service("pre", &args.service, &args.cluster, stop).await?;
         pre::serve(&args, service).await
