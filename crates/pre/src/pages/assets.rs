@@ -17,7 +17,7 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     asset!("style.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
     asset!("live.js", JS),
@@ -25,6 +25,7 @@ const FILES: [(&str, &str, &str); 7] = [
     asset!("result.js", JS),
     asset!("details.js", JS),
     asset!("player.js", JS),
+    asset!("workers.js", JS),
 ];
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
