@@ -7,6 +7,10 @@ use common::config::{ClusterArgs, ServiceArgs};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "post", version, about)]
 pub struct PostArgs {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<scale::Command>,
+
     /// What every service has.
     #[command(flatten)]
     pub service: ServiceArgs,

@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     program::answer_health_check(service::PORT);
     program::check_environment();
     let args = PostArgs::parse();
+    if let Some(command) = &args.command {
+        return command.run();
+    }
     program::run("post", &args.service.logs.clone(), async |stop| {
         let service = program::service("post", &args.service, &args.cluster, stop).await?;
         service::run(args, service).await

@@ -37,6 +37,7 @@ pub(crate) use intake::free_space;
 pub(crate) use jobs::{JobPage, page};
 pub(crate) use tus::make_job;
 pub(crate) use view::{JobView, view};
+pub(crate) use workers::{House, ServiceView, house};
 
 /// What the document says of the interface as a whole.
 #[derive(OpenApi)]
@@ -62,10 +63,12 @@ struct Tokens;
 impl Modify for Tokens {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
-        for (name, whose) in [("api_token", "BOXREEL_API_TOKEN"), ("worker_token", "BOXREEL_WORKER_TOKEN")] {
-            let scheme = HttpBuilder::new()
-                .scheme(HttpAuthScheme::Bearer)
-                .description(Some(format!("The service's {whose}; any, where it has none.")));
+        for (name, description) in [
+            ("api_token", "The service's BOXREEL_API_TOKEN; any, where it has none."),
+            ("worker_token", "The service's BOXREEL_WORKER_TOKEN; any, where it has none."),
+            ("admin_token", "The service's BOXREEL_ADMIN_TOKEN; where it has none, none will do."),
+        ] {
+            let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description));
             components.add_security_scheme(name, SecurityScheme::Http(scheme.build()));
         }
     }
@@ -101,10 +104,14 @@ pub(crate) fn router(app: App) -> Router {
     let workers = OpenApiRouter::new()
         .routes(routes!(timeline::show, timeline::put, timeline::post))
         .route_layer(middleware::from_fn_with_state(app.gates.worker.clone(), guard));
+    let admins = OpenApiRouter::new()
+        .routes(routes!(workers::scale))
+        .route_layer(middleware::from_fn_with_state(app.gates.admin.clone(), workers::guard));
     let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(users)
         .merge(uploads)
         .merge(workers)
+        .merge(admins)
         .split_for_parts();
     document::complete(&mut document);
     router

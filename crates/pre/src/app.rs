@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
+use crate::replicas::Scaling;
 use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, pages, reconcile, sweep};
 
 /// Answers at once that hold a thread each while they are sent.
@@ -34,6 +35,8 @@ pub struct App {
     pub settings: Arc<PreSettings>,
     /// Who may do what.
     pub gates: Gates,
+    pub(crate) scaling: Scaling,
+    pub(crate) admin_token: Option<Secret>,
     pub(crate) api_token: Option<Secret>,
     pub(crate) callback_secret: Option<Secret>,
     pub(crate) uploads: Arc<Semaphore>,
@@ -57,7 +60,7 @@ pub struct Gates {
 }
 
 impl App {
-    /// pre on the parts of `service`.
+    /// pre on the parts of `service`, as part of one process that does all the work (see [`App::scaled`]).
     ///
     /// # Errors
     /// When a setting cannot be used.
@@ -68,14 +71,16 @@ impl App {
             let (store, gauges, volume) = (store.clone(), gauges.clone(), volume.clone());
             Box::pin(async move { refresh(store.as_ref(), &gauges, &volume).await })
         }));
-        let api_token = args.api_token()?;
+        let (api_token, admin_token) = (args.api_token()?, settings.admin_token()?);
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             gates: Gates {
                 api: Gate::new(api_token.as_ref()),
                 worker: Gate::new(args.worker_token()?.as_ref()),
-                admin: Gate::new(settings.admin_token()?.as_ref()),
+                admin: Gate::new(admin_token.as_ref()),
             },
+            scaling: Scaling::one_process(),
+            admin_token,
             api_token,
             callback_secret: settings.callback_secret()?,
             uploads: Arc::new(Semaphore::new(settings.max_uploads as usize)),
@@ -88,6 +93,12 @@ impl App {
             settings: Arc::new(settings.clone()),
             service,
         })
+    }
+
+    /// One service of several, whose replicas are shown and changed by `scaling`.
+    #[must_use]
+    pub fn scaled(self, scaling: Scaling) -> Self {
+        Self { scaling, ..self }
     }
 
     /// Jobs and segments.
@@ -170,7 +181,7 @@ pub async fn run(app: App, listener: TcpListener) -> Result<()> {
 /// # Errors
 /// When it cannot start; the sentence says why.
 pub async fn serve(args: &PreArgs, service: Service) -> Result<()> {
-    let app = App::new(service, &args.service, &args.pre)?;
+    let app = App::new(service, &args.service, &args.pre)?.scaled(Scaling::around());
     let guarded = app.gates.api.is_closed() && app.gates.worker.is_closed();
     let address = args.service.listen(PORT, guarded)?;
     let listener =

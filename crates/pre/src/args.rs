@@ -15,6 +15,10 @@ pub const PORT: u16 = 8080;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pre", version)]
 pub struct PreArgs {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<scale::Command>,
+
     /// What every service has.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -38,6 +42,11 @@ pub struct PreSettings {
     /// A file that holds the admin token.
     #[arg(long, env = "BOXREEL_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
+
+    /// The most replicas that a Deployment may be given over the interface.
+    #[arg(long, env = "BOXREEL_MAX_REPLICAS", default_value_t = scale::MAX_REPLICAS, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_replicas: u32,
 
     /// Where infer answers, for pictures sent to /v1/detect: http://infer:8081. Without it there is no /v1/detect.
     #[arg(long, env = "BOXREEL_INFER_URL", value_name = "URL")]

@@ -15,9 +15,11 @@ pub mod index;
 mod metrics;
 mod pages;
 pub mod reconcile;
+pub mod replicas;
 pub mod sweep;
 
 pub use app::{App, children, duties, router, run, serve, stages};
 pub use args::{PORT, PreArgs, PreSettings, Retention};
 pub use decode::{DecodeStage, DecodeTask};
 pub use index::{IndexStage, IndexTask};
+pub use replicas::Scaling;

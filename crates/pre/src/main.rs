@@ -11,6 +11,9 @@ fn main() -> ExitCode {
     program::answer_health_check(pre::PORT);
     program::check_environment();
     let args = PreArgs::parse();
+    if let Some(command) = &args.command {
+        return command.run();
+    }
     program::run("pre", &args.service.logs.clone(), async |stop| {
         let service = program::service("pre", &args.service, &args.cluster, stop).await?;
         pre::serve(&args, service).await

@@ -22,6 +22,7 @@ mod assets;
 mod job;
 mod rest;
 mod session;
+mod workers;
 
 /// What the pages may load and do: only what this service itself serves, and no code or style within the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; \
@@ -38,6 +39,8 @@ struct Pages {
     rest: Rest,
     /// Absent where no token is asked for.
     key: Option<SessionKey>,
+    /// Absent where there is no admin token.
+    admin_key: Option<SessionKey>,
 }
 
 impl Pages {
@@ -64,7 +67,8 @@ impl Pages {
 /// The pages and `api`, whose door then also opens to the session of a browser.
 pub(crate) fn around(app: App, api: Router) -> Router {
     let key = app.api_token.as_ref().map(SessionKey::new);
-    let state = Pages { rest: Rest::new(api.clone(), app.api_token.clone()), key, app };
+    let admin_key = app.admin_token.as_ref().map(SessionKey::new);
+    let state = Pages { rest: Rest::new(api.clone(), app.api_token.as_ref()), key, admin_key, app };
     let closed = Router::new()
         .route("/", get(async || Redirect::to("/upload")))
         .route("/upload", get(upload))
@@ -74,6 +78,10 @@ pub(crate) fn around(app: App, api: Router) -> Router {
         .route("/result/{id}/cancel", post(cancel))
         .route("/result/{id}/retry", post(retry))
         .route("/resdelete/{id}", get(ask).post(delete))
+        .route("/workers", get(workers::show))
+        .route("/workers/unlock", post(workers::unlock))
+        .route("/workers/lock", post(workers::lock))
+        .route("/workers/{deployment}", post(workers::scale))
         .route("/logout", post(sign_out))
         .route_layer(middleware::from_fn_with_state(state.clone(), session::required));
     let open = Router::new().route("/login", get(login).post(sign_in));
@@ -393,12 +401,17 @@ async fn sign_in(State(pages): State<Pages>, Form(form): Form<LoginForm>) -> Ans
         let page = LoginTemplate { frame: Frame::of(None), next, wrong: true };
         return Ok((StatusCode::FORBIDDEN, render(&page)?).into_response());
     }
-    let cookie = session::cookie(&key.begin(pages.app.store().now().await?), session::KEPT);
+    let cookie = session::cookie(
+        session::NAME,
+        "/",
+        &key.begin(pages.app.store().now().await?, session::KEPT),
+        session::KEPT,
+    );
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to(&next)).into_response())
 }
 
 async fn sign_out(token: Option<axum::Extension<FormToken>>, Form(form): Form<Signed>) -> Answer {
     session::ours(token.as_deref(), &form.form_token)?;
-    let cookie = session::cookie("", std::time::Duration::ZERO);
+    let cookie = session::cookie(session::NAME, "/", "", std::time::Duration::ZERO);
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
 }

@@ -26,6 +26,7 @@ const FILES: [(&str, &str, &str); 8] = [
     asset!("result.js", JS),
     asset!("details.js", JS),
     asset!("player.js", JS),
+    asset!("workers.js", JS),
 ];
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {

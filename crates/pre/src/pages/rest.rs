@@ -38,13 +38,8 @@ struct ErrorAnswer {
 }
 
 impl Rest {
-    pub(super) fn new(router: Router, token: Option<Secret>) -> Self {
-        let bearer = token.and_then(|token| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        Self { router, bearer }
+    pub(super) fn new(router: Router, token: Option<&Secret>) -> Self {
+        Self { router, bearer: token.and_then(bearer) }
     }
 
     /// What the interface takes for the token.
@@ -57,6 +52,18 @@ impl Rest {
         self.send(request(method, path)?).await.map(drop)
     }
 
+    /// Sets a number of replicas, as the bearer of `admin`.
+    pub(super) async fn scale(
+        &self,
+        deployment: &str,
+        replicas: u32,
+        admin: Option<&Secret>,
+    ) -> Result<(), HttpError> {
+        let mut request = request(Method::PUT, &format!("/v1/workers/{deployment}"))?;
+        *request.body_mut() = Body::from(format!("{{\"replicas\": {replicas}}}"));
+        self.send_as(request, admin.and_then(bearer)).await.map(drop)
+    }
+
     /// Passes a form on; the job it made.
     pub(super) async fn upload(&self, mut form: Request) -> Result<JobId, HttpError> {
         *form.uri_mut() = Uri::from_static("/v1/jobs");
@@ -65,8 +72,16 @@ impl Rest {
     }
 
     /// The answer, if it is a success.
-    async fn send(&self, mut request: Request) -> Result<Response, HttpError> {
-        if let Some(bearer) = self.bearer() {
+    async fn send(&self, request: Request) -> Result<Response, HttpError> {
+        self.send_as(request, self.bearer()).await
+    }
+
+    async fn send_as(
+        &self,
+        mut request: Request,
+        bearer: Option<HeaderValue>,
+    ) -> Result<Response, HttpError> {
+        if let Some(bearer) = bearer {
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
         }
         let answer = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -82,6 +97,12 @@ impl Rest {
             status => HttpError::new(status, "page", error.message),
         })
     }
+}
+
+fn bearer(token: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn request(method: Method, path: &str) -> Result<Request, HttpError> {

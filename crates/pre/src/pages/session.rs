@@ -18,7 +18,7 @@ use sha2::Sha256;
 
 use super::{Failed, Pages};
 
-const NAME: &str = "boxreel_session";
+pub(super) const NAME: &str = "boxreel_session";
 /// How long a session lasts.
 pub(super) const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -48,9 +48,9 @@ impl SessionKey {
         bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
-    /// A new session's value.
-    pub(super) fn begin(&self, now: Stamp) -> String {
-        let body = format!("{}.{:032x}", now.after(KEPT).0 / 1_000_000, rand::random::<u128>());
+    /// The value of a new session that lasts for `kept`.
+    pub(super) fn begin(&self, now: Stamp, kept: Duration) -> String {
+        let body = format!("{}.{:032x}", now.after(kept).0 / 1_000_000, rand::random::<u128>());
         let signature = self.signature("session", &body);
         format!("{body}.{signature}")
     }
@@ -70,21 +70,22 @@ impl SessionKey {
 }
 
 /// The header that sets a session, or ends it.
-pub(super) fn cookie(session: &str, kept: Duration) -> String {
-    format!("{NAME}={session}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict", kept.as_secs())
+pub(super) fn cookie(name: &str, path: &str, session: &str, kept: Duration) -> String {
+    format!("{name}={session}; Path={path}; Max-Age={}; HttpOnly; SameSite=Strict", kept.as_secs())
 }
 
-fn session_of(headers: &HeaderMap) -> Option<&str> {
+/// The value of a cookie.
+pub(super) fn value<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     cookies.flat_map(|value| value.split(';')).find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        (name == NAME).then_some(value)
+        (name == wanted).then_some(value)
     })
 }
 
 /// The form token of the session that a request is in.
 async fn checked(pages: &Pages, headers: &HeaderMap) -> Result<Option<FormToken>, HttpError> {
-    let (Some(key), Some(session)) = (&pages.key, session_of(headers)) else { return Ok(None) };
+    let (Some(key), Some(session)) = (&pages.key, value(headers, NAME)) else { return Ok(None) };
     Ok(key.check(session, pages.app.store().now().await?))
 }
 
@@ -221,10 +222,14 @@ mod tests {
     fn a_session_is_known_until_it_ends_and_only_under_its_token() {
         let key = SessionKey::new(&Secret::from("open sesame".to_owned()));
         let now = Stamp(1_700_000_000_000_000);
-        let session = key.begin(now);
+        let session = key.begin(now, KEPT);
         let token = key.check(&session, now).unwrap();
         assert_eq!(key.check(&session, now), Some(token.clone()));
-        assert_ne!(key.check(&key.begin(now), now), Some(token), "another session has another form token");
+        assert_ne!(
+            key.check(&key.begin(now, KEPT), now),
+            Some(token),
+            "another session has another form token"
+        );
         assert_eq!(key.check(&session, now.after(KEPT)), None);
         let other = SessionKey::new(&Secret::from("open barley".to_owned()));
         assert_eq!(other.check(&session, now), None);

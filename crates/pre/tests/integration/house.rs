@@ -12,7 +12,7 @@ use common::segment::{Cut, Stage, Token};
 use common::service::Service;
 use common::store::sqlite::SqliteStore;
 use common::store::{Advanced, ClaimRequest, Claimed, Offer, Output, Renewal, Store, Worker};
-use pre::{App, PreArgs};
+use pre::{App, PreArgs, Scaling};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -52,15 +52,24 @@ impl TestApp {
     pub async fn start_bare(arguments: &[&str]) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let clock = Arc::new(ManualClock::new(Stamp(1_700_000_000_000_000)));
-        Self::on(folder, clock, arguments).await
+        Self::on(folder, clock, Scaling::one_process(), arguments).await
+    }
+
+    /// With replicas that are shown and changed by `scaling`.
+    pub async fn start_scaled(scaling: Scaling, arguments: &[&str]) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Arc::new(ManualClock::new(Stamp(1_700_000_000_000_000)));
+        let house = Self::on(folder, clock, scaling, arguments).await;
+        house.offer().await;
+        house
     }
 
     /// Another pre on the same store and volume.
     pub async fn another(&self) -> Self {
-        Self::on(self.folder.clone(), self.clock.clone(), &[]).await
+        Self::on(self.folder.clone(), self.clock.clone(), Scaling::one_process(), &[]).await
     }
 
-    async fn on(folder: Arc<TempDir>, clock: Arc<ManualClock>, arguments: &[&str]) -> Self {
+    async fn on(folder: Arc<TempDir>, clock: Arc<ManualClock>, scaling: Scaling, arguments: &[&str]) -> Self {
         let mut args = PreArgs::try_parse_from(["pre"].iter().chain(arguments)).unwrap();
         if !arguments.contains(&"--disk-reserve") {
             args.pre.disk_reserve = 0;
@@ -72,7 +81,7 @@ impl TestApp {
         let volume = Volume::new(root);
         let service =
             Service::new("pre", &args.service, store.clone(), volume.clone(), CancellationToken::new());
-        let app = App::new(service, &args.service, &args.pre).unwrap();
+        let app = App::new(service, &args.service, &args.pre).unwrap().scaled(scaling);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (service, router) = (app.service.clone(), pre::router(app.clone()));

@@ -80,7 +80,7 @@ async fn workers_and_queues_are_shown() {
     assert_eq!(
         shown["queues"][0],
         serde_json::json!({
-            "stage": "index", "waiting": 1, "delayed": 0, "working": 0, "oldest_seconds": 0.0
+            "stage": "index", "service": "pre", "waiting": 1, "delayed": 0, "working": 0, "oldest_seconds": 0.0
         })
     );
     let metrics = house.get("/metrics").await.text().await.unwrap();
@@ -100,7 +100,7 @@ async fn the_document_tells_of_every_route_and_can_be_tried() {
     assert_eq!(document["openapi"].as_str().unwrap().split('.').take(2).collect::<Vec<_>>(), ["3", "1"]);
     let paths = document["paths"].as_object().unwrap();
     let operations: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
-    assert_eq!((paths.len(), operations), (20, 28), "{:?}", paths.keys());
+    assert_eq!((paths.len(), operations), (21, 29), "{:?}", paths.keys());
     let ids: std::collections::HashSet<String> = paths
         .values()
         .flat_map(|path| path.as_object().unwrap().values())

@@ -287,9 +287,17 @@ async fn style_and_modules_are_kept_for_good_under_an_address_of_their_content()
     let text = page(house.get("/upload").await, 200).await;
     let base = text.split("href=\"/assets/").nth(1).unwrap().split('/').next().unwrap().to_owned();
     let mut weight = text.len();
-    for name in
-        ["style.css", "icon.svg", "live.js", "tus.js", "upload.js", "result.js", "details.js", "player.js"]
-    {
+    for name in [
+        "style.css",
+        "icon.svg",
+        "live.js",
+        "tus.js",
+        "upload.js",
+        "result.js",
+        "details.js",
+        "player.js",
+        "workers.js",
+    ] {
         let answer = house.get(&format!("/assets/{base}/{name}")).await;
         assert_eq!(answer.status(), 200, "{name}");
         assert!(answer.headers()["cache-control"].to_str().unwrap().contains("immutable"));

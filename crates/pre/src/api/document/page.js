@@ -10,6 +10,10 @@ const make = (kind, properties = {}, ...children) => {
 const resolve = (api, schema) =>
   schema?.$ref ? schema.$ref.slice(2).split("/").reduce((at, name) => at[name], api) : schema;
 
+// What a JSON body may look like.
+const example = (api, schema) => Object.fromEntries(Object.entries(resolve(api, schema)?.properties ?? {})
+  .map(([name, property]) => [name, resolve(api, property).example ?? null]));
+
 // An input for one value, with a label.
 function field(name, about, required, schema, file) {
   const input = schema?.enum
@@ -29,7 +33,10 @@ function operation(api, path, method, about) {
   const form = make("form", {}, make("p", {}, about.description ?? ""), ...parameters.map((one) => one.label));
   const kinds = Object.keys(about.requestBody?.content ?? {});
   let body = null;
-  if (kinds.length > 0) {
+  if (kinds[0] === "application/json") {
+    body = field("body", "JSON.", true, { example: JSON.stringify(example(api, about.requestBody.content[kinds[0]].schema)) }, false);
+    form.append(body.label);
+  } else if (kinds.length > 0) {
     body = field("body", `The file to send (${kinds.join(", ")}).`, true, {}, true);
     // Where only one kind is taken, it is no matter what the file is.
     body.kind = kinds.length === 1 && !kinds[0].includes("*") ? kinds[0] : null;
@@ -56,8 +63,9 @@ async function send(path, method, parameters, body, output) {
     else if (where === "query") query.append(name, input.value);
     else headers[name] = input.value;
   }
-  const file = body?.input.files[0];
-  if (file) {
+  const file = body?.input.files ? body.input.files[0] : body?.input.value;
+  if (body && !body.input.files) headers["Content-Type"] = "application/json";
+  else if (file) {
     headers["Content-Type"] = body.kind ?? (file.type || "application/octet-stream");
     if (path === "/v1/jobs" && !query.has("filename")) query.append("filename", file.name);
   }
