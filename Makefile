@@ -20,8 +20,9 @@ services: setup ## build the services for many machines: target/release/pre, inf
 demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=holiday.mp4
 	@scripts/demo.sh
 
-test: setup ## run all tests; a MongoDB server for them is fetched into .tools/
+test: setup ## run all tests; a MongoDB server and axe-core for them are fetched into .tools/
 	@scripts/fetch_mongod.sh
+	@scripts/fetch_axe.sh
 	cargo test --workspace --locked
 
 chaos: setup ## the long run of the tests that kill processes: make chaos FAULTS=100 SEED=1 (some 10 minutes)
