@@ -20,9 +20,10 @@ services: setup ## build the services for many machines: target/release/pre, inf
 demo: build ## box every object in a sample clip, or in yours: make demo VIDEO=holiday.mp4
 	@scripts/demo.sh
 
-test: setup ## run all tests; what they need (MongoDB, Kubernetes' tools, a tus client) is fetched into .tools/
+test: setup ## run all tests; what they need (MongoDB, Kubernetes' tools, a tus client, axe-core) is fetched into .tools/
 	@scripts/fetch_mongod.sh
 	@scripts/fetch_tus_client.sh
+	@scripts/fetch_axe.sh
 	@scripts/fetch_kube_tools.sh
 	@scripts/check_deploy.sh
 	cargo test --workspace --locked

@@ -16,12 +16,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 #   python3-pip, unzip                  libtorch is published as a Python wheel
 #   ffmpeg                              the tests, the demo and the benchmark make their clips with it
 #   libcurl4                            the MongoDB server that the tests start is linked with it
+#   chromium, chromium-driver           the tests look at the pages with it
 #   python3-venv                        `make bench` runs the old way in an environment of its own
 #   git, ca-certificates                what a minimal machine lacks
 debian_packages=(
   libavcodec-dev libavfilter-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
   pkg-config clang g++ make cmake nasm
-  python3 python3-pip python3-venv unzip ffmpeg libcurl4 git ca-certificates
+  python3 python3-pip python3-venv unzip ffmpeg libcurl4 chromium chromium-driver git
+  ca-certificates
 )
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -345,11 +345,12 @@ impl Drop for Process {
     }
 }
 
-/// A service's program, built beside the test: `cargo test --workspace` builds the programs of all packages that
+/// A program of the house, built beside the test: `cargo test --workspace` builds the programs of all packages that
 /// have integration tests.
-fn program(service: &str) -> PathBuf {
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).expect("target/debug/deps").join(service);
+    let path = test.parent().and_then(Path::parent).expect("target/debug/deps").join(name);
     assert!(path.exists(), "{} is not built: run `cargo build --workspace`", path.display());
     path
 }

@@ -308,3 +308,32 @@ async fn style_and_modules_are_kept_for_good_under_an_address_of_their_content()
     assert_eq!((old.status().as_u16(), &old.headers()["cache-control"]), (200, &"no-store".parse().unwrap()));
     assert_eq!(house.get(&format!("/assets/{base}/../../etc/passwd")).await.status(), 404);
 }
+
+#[tokio::test]
+async fn text_travels_compressed_and_nothing_else_does() {
+    let house = TestApp::start().await;
+    let id = house.upload("bikes.mp4").await;
+    let get = async |path: &str| {
+        let answer =
+            house.request("GET", path).header("Accept-Encoding", "gzip, deflate").send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        let how = answer.headers().get("content-encoding").map(|how| how.to_str().unwrap().to_owned());
+        (how, answer)
+    };
+    let gzip = Some("gzip".to_owned());
+    // Events are there at once, not when enough have come together.
+    let (how, mut events) = get(&format!("/v1/jobs/{id}/events")).await;
+    assert_eq!(how, None);
+    assert!(events.chunk().await.unwrap().is_some());
+    drop(events);
+    house.finish(1).await;
+    let (how, page) = get("/result").await;
+    assert_eq!((how, &page.headers()["vary"]), (gzip.clone(), &"accept-encoding".parse().unwrap()));
+    assert_eq!(page.bytes().await.unwrap()[..2], [0x1f, 0x8b]);
+    assert_eq!(get("/openapi.json").await.0, gzip);
+    for what in ["video.mp4", "video.avi", "source", "txts.zip"] {
+        assert_eq!(get(&format!("/v1/jobs/{id}/{what}")).await.0, None, "{what}");
+    }
+    // Who cannot read it gets it plain.
+    assert!(house.get("/result").await.text().await.unwrap().contains("bikes.mp4"));
+}
