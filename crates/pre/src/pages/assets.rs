@@ -17,7 +17,7 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 9] = [
     asset!("style.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
     asset!("live.js", JS),
