@@ -39,7 +39,8 @@ pub fn spawn_kept(mut command: Command) -> io::Result<Child> {
 }
 
 /// Has `folder` removed when the returned pipe is closed: when it is dropped, or when this process ends, however.
-pub(crate) fn removed_in_the_end(folder: &Path) -> Janitor {
+#[must_use]
+pub fn removed_in_the_end(folder: &Path) -> Janitor {
     let mut child = Command::new("sh")
         .args([
             "-c",
@@ -56,7 +57,8 @@ pub(crate) fn removed_in_the_end(folder: &Path) -> Janitor {
     Janitor { pipe, child }
 }
 
-pub(crate) struct Janitor {
+/// What waits to remove a folder: see [`removed_in_the_end`].
+pub struct Janitor {
     pipe: Option<ChildStdin>,
     child: Child,
 }

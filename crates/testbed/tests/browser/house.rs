@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use testbed::cluster::{ffmpeg, program};
-use testbed::spawn_kept;
+use testbed::{Janitor, removed_in_the_end, spawn_kept};
 
 /// `boxreel serve` on a free port and a folder of its own; killed when dropped.
 pub struct House {
@@ -14,11 +14,13 @@ pub struct House {
     pub url: String,
     child: Child,
     folder: TempDir,
+    _janitor: Janitor,
 }
 
 impl House {
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("boxreel-house-").tempdir().unwrap();
+        let janitor = removed_in_the_end(folder.path());
         let mut command = Command::new(program("boxreel"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BOXREEL_") {
@@ -43,7 +45,7 @@ impl House {
         let url = url.unwrap_or_else(|| panic!("boxreel serve does not start: {}", said.join("\n")));
         // Its log must find a reader, or it would wait for one.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { url, child, folder }
+        Self { url, child, folder, _janitor: janitor }
     }
 
     /// A folder for the test's own files.
