@@ -51,6 +51,12 @@ impl Scaling {
         Self(Place::OneProcess)
     }
 
+    /// The services are processes that somebody starts and stops.
+    #[must_use]
+    pub fn no_cluster() -> Self {
+        Self(Place::NoCluster)
+    }
+
     /// By the cluster around this pod, if there is one.
     #[must_use]
     pub fn around() -> Self {
@@ -61,7 +67,7 @@ impl Scaling {
             }
             Err(why) => {
                 info!("replicas cannot be changed from here: {why}");
-                Self(Place::NoCluster)
+                Self::no_cluster()
             }
         }
     }

@@ -198,7 +198,7 @@ async fn what_the_cluster_refuses_is_said_without_its_own_words() {
 async fn outside_of_a_cluster_the_sentence_says_how_replicas_are_changed() {
     for (scaling, place, word) in [
         (Scaling::one_process(), "one_process", "boxreel serve"),
-        (Scaling::around(), "no_cluster", "Kubernetes"),
+        (Scaling::no_cluster(), "no_cluster", "Kubernetes"),
     ] {
         let house = house(scaling, &["--admin-token", ADMIN]).await.with_token(ADMIN);
         let answer = body(put(&house, "pre", "{\"replicas\": 3}").await, 503).await;

@@ -104,7 +104,8 @@ async fn a_model_that_hangs_ends_its_process_and_others_go_on() {
     let cluster = Cluster::start(&mongod.uri(), &mongod.fresh_database(), &plan(1, 2, 1, &[])).await;
     let source = clip(cluster.folder(), "clip.mp4", 300);
     let victim = cluster.of("infer").next().unwrap();
-    let model = thread_of(victim.id(), "detect-0");
+    // A thread takes its name when it first runs.
+    let model = until("the model's thread", &cluster, || thread_of(victim.id(), "detect-0")).await;
     let before = ticks(model);
     let id = cluster.upload(&source, "?every=3&keep_frames=false").await;
     // In the middle of a batch.
@@ -179,12 +180,12 @@ fn break_model(path: &Path) {
 }
 
 /// The thread of a process that bears a name.
-fn thread_of(process: i32, name: &str) -> i32 {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+fn thread_of(process: i32, name: &str) -> Option<i32> {
+    let mut tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     let named = |task: &fs::DirEntry| {
         fs::read_to_string(task.path().join("comm")).is_ok_and(|found| found.trim() == name)
     };
-    tasks.into_iter().find(named).unwrap().file_name().to_string_lossy().parse().unwrap()
+    tasks.find(named)?.file_name().to_string_lossy().parse().ok()
 }
 
 /// Stops one thread of another process until the guard is dropped; nothing where that is not allowed. (A signal would
