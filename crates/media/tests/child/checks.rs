@@ -259,12 +259,14 @@ async fn dropping_the_call_kills_the_child() {
     let cancel = CancellationToken::new();
     let (id, hangs) = (AtomicU64::new(0), Notify::new());
     let hanging = bench.pool.call::<Act>(&Deed::Hang, &bench.access, &cancel, |units| {
+        // Here, for the call is dropped before the branch below begins.
+        freeze(&units.to_string());
         id.store(units, Ordering::Relaxed);
         hangs.notify_one();
     });
     tokio::select! {
         outcome = hanging => panic!("{outcome:?}"),
-        () = hangs.notified() => freeze(&id.load(Ordering::Relaxed).to_string()),
+        () = hangs.notified() => {}
     }
     let id = id.into_inner().to_string();
     eventually("the child ends and is reaped", || !process_exists(&id)).await;
