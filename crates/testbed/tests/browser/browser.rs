@@ -177,7 +177,8 @@ impl Browser {
 
     /// Waits until the page says `text` where it can be read.
     pub async fn until_said(&self, text: &str) {
-        let path = format!("//main//*[contains(normalize-space(), '{text}')]");
+        // The innermost: an element is shown that holds a hidden one.
+        let path = format!("(//main//*[contains(normalize-space(), '{text}')])[last()]");
         let shown = async || match self.client.find(Locator::XPath(&path)).await?.is_displayed().await? {
             true => Ok(Some(())),
             false => Ok(None),

@@ -9,5 +9,6 @@ mod browser;
 mod failed;
 mod house;
 mod plain;
+mod resume;
 mod services;
 mod walk;
