@@ -24,8 +24,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
-use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern};
-use mongodb::{Client, Collection, Database};
+use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, ReturnDocument, WriteConcern};
+use mongodb::{Client, Collection, Cursor, Database};
 
 use super::{
     Advanced, ClaimRequest, Claimed, Counts, Job, JobStore, LockRequest, Locking, NewJob, NewUpload, Offer,
@@ -159,6 +159,14 @@ async fn answer<T>(call: impl IntoFuture<Output = Result<T, Error>>) -> Result<T
     within(ANSWER, call).await?.map_err(|error| unanswered(&error))
 }
 
+/// The next document of a cursor.
+async fn next(cursor: &mut Cursor<Document>) -> Result<Option<Document>, StoreError> {
+    if !answer(cursor.advance()).await? {
+        return Ok(None);
+    }
+    answer(std::future::ready(cursor.deserialize_current())).await.map(Some)
+}
+
 /// The same for changes of all segments of a job.
 async fn long_answer<T>(call: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, StoreError> {
     within(LONG_ANSWER, call).await?.map_err(|error| unanswered(&error))
@@ -168,6 +176,31 @@ async fn long_answer<T>(call: impl IntoFuture<Output = Result<T, Error>>) -> Res
 async fn within<T>(time: Duration, call: impl IntoFuture<Output = T>) -> Result<T, StoreError> {
     let late = || StoreError::Unavailable(format!("no answer from MongoDB within {} s", time.as_secs()));
     tokio::time::timeout(time, call).await.map_err(|_| late())
+}
+
+/// Makes `new` the document `id`, unless there is one for which `stays` holds. Returns what is there then.
+async fn put_unless(
+    collection: &Collection<Document>,
+    id: impl Into<Bson>,
+    stays: Document,
+    new: Document,
+) -> Result<Document, StoreError> {
+    let id = id.into();
+    let change = vec![doc! { "$replaceWith": { "$cond": [stays, "$$ROOT", new] } }];
+    // Two may make it at once; the one that comes second then finds it.
+    for last in [false, true] {
+        let put = collection
+            .find_one_and_update(doc! { "_id": &id }, change.clone())
+            .upsert(true)
+            .return_document(ReturnDocument::After);
+        match within(ANSWER, put).await? {
+            Ok(Some(document)) => return Ok(document),
+            Err(error) if !last && is_duplicate(&error) => {}
+            Ok(None) => break,
+            Err(error) => return Err(unanswered(&error)),
+        }
+    }
+    Err(StoreError::Corrupt(format!("{id} was put and is not there")))
 }
 
 fn unanswered(error: &Error) -> StoreError {

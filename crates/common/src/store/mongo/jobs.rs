@@ -1,15 +1,13 @@
 //! Jobs: made, listed, stamped, ended, begun again.
 
 use mongodb::bson::{Document, doc};
-use mongodb::options::ReturnDocument;
+use mongodb::{Collection, Cursor};
 
 use super::super::rules::{JobDoc, derive, is_stamped};
 use super::super::{Callback, Counts, Job, NewJob, Reported, StoreError, reported_event};
 use super::docs::{JobRow, job_id, object_id, read_job, stamp, write_job};
 use super::segments::is_there;
-use super::{
-    ANSWER, MongoStore, TRIES, answer, contended, is_duplicate, long_answer, step_aside, unanswered, within,
-};
+use super::{MongoStore, TRIES, answer, contended, long_answer, next, put_unless, step_aside};
 use crate::clock::Stamp;
 use crate::job::{Ended, Event, Failure, JobId, Status, Timeline};
 use crate::segment::{Stage, State, Token};
@@ -21,14 +19,21 @@ impl MongoStore {
 
     /// The job, and the moment at which it was read.
     pub(super) async fn read_job(&self, id: JobId) -> Result<Option<(JobRow, Stamp)>, StoreError> {
+        let found = self.read_now(&self.requests, id).await?;
+        found.map(|(document, now)| Ok((read_job(document)?, now))).transpose()
+    }
+
+    /// The document of a job or an upload, and the moment at which it was read.
+    pub(super) async fn read_now(
+        &self,
+        collection: &Collection<Document>,
+        id: JobId,
+    ) -> Result<Option<(Document, Stamp)>, StoreError> {
         let pipeline = [doc! { "$match": { "_id": object_id(id) } }, doc! { "$set": { "now": self.now() } }];
-        let mut cursor = answer(self.requests.aggregate(pipeline)).await?;
-        if !answer(cursor.advance()).await? {
-            return Ok(None);
-        }
-        let document = answer(std::future::ready(cursor.deserialize_current())).await?;
+        let mut cursor = answer(collection.aggregate(pipeline)).await?;
+        let Some(document) = next(&mut cursor).await? else { return Ok(None) };
         let now = moment(&document, "now")?;
-        Ok(Some((read_job(document)?, now)))
+        Ok(Some((document, now)))
     }
 
     /// Writes the job back unless it was changed since it was read. False when it was.
@@ -89,22 +94,8 @@ impl MongoStore {
         };
         let dates = doc! { "PROCESS_START": self.now(), "ready": self.now() };
         let new = doc! { "$mergeObjects": [{ "$literal": write_job(&row)? }, dates] };
-        let unless_there = doc! { "$cond": [is_there("STATUS"), "$$ROOT", new] };
-        let created = self
-            .requests
-            .find_one_and_update(doc! { "_id": object_id(id) }, vec![doc! { "$replaceWith": unless_there }])
-            .upsert(true)
-            .return_document(ReturnDocument::After);
-        match within(ANSWER, created).await? {
-            Ok(Some(document)) => Ok(read_job(document)?.doc.job),
-            Ok(None) => Err(StoreError::Corrupt(format!("job {id} was made and is not there"))),
-            // Two made it at once.
-            Err(error) if is_duplicate(&error) => {
-                let found = self.find_job(id).await?;
-                found.map(|row| row.doc.job).ok_or_else(|| unanswered(&error))
-            }
-            Err(error) => Err(unanswered(&error)),
-        }
+        let created = put_unless(&self.requests, object_id(id), is_there("STATUS"), new).await?;
+        Ok(read_job(created)?.doc.job)
     }
 
     pub(super) async fn list(
@@ -129,13 +120,9 @@ impl MongoStore {
         self.collect_jobs(answer(jobs).await?).await
     }
 
-    pub(super) async fn collect_jobs(
-        &self,
-        mut cursor: mongodb::Cursor<Document>,
-    ) -> Result<Vec<Job>, StoreError> {
+    pub(super) async fn collect_jobs(&self, mut cursor: Cursor<Document>) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::new();
-        while answer(cursor.advance()).await? {
-            let document = answer(std::future::ready(cursor.deserialize_current())).await?;
+        while let Some(document) = next(&mut cursor).await? {
             jobs.push(read_job(document)?.doc.job);
         }
         Ok(jobs)
@@ -150,10 +137,7 @@ impl MongoStore {
         self.collect_ids(answer(ids).await?).await
     }
 
-    pub(super) async fn collect_ids(
-        &self,
-        mut cursor: mongodb::Cursor<Document>,
-    ) -> Result<Vec<JobId>, StoreError> {
+    pub(super) async fn collect_ids(&self, mut cursor: Cursor<Document>) -> Result<Vec<JobId>, StoreError> {
         let mut ids = Vec::new();
         while answer(cursor.advance()).await? {
             let id =

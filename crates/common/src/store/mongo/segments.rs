@@ -6,7 +6,7 @@ use mongodb::options::Hint;
 use super::super::rules::{SegmentDoc, Verdict};
 use super::super::{Counts, StoreError};
 use super::docs::{JobRow, SegmentRow, object_id, read_segment, segment_id, write_segment};
-use super::{MongoStore, TRIES, answer, contended, long_answer, step_aside};
+use super::{MongoStore, TRIES, answer, contended, long_answer, next, step_aside};
 use crate::clock::Stamp;
 use crate::job::{Event, Failure, JobId};
 use crate::segment::{Stage, State, Token};
@@ -36,8 +36,8 @@ impl MongoStore {
         all.extend(filter);
         let mut cursor = answer(self.segments.find(all)).await?;
         let mut rows = Vec::new();
-        while answer(cursor.advance()).await? {
-            rows.push(read_segment(answer(std::future::ready(cursor.deserialize_current())).await?)?);
+        while let Some(document) = next(&mut cursor).await? {
+            rows.push(read_segment(document)?);
         }
         rows.sort_by_key(|row| row.doc.segment.index);
         Ok(rows)
@@ -82,8 +82,7 @@ impl MongoStore {
         ];
         let mut cursor = answer(self.segments.aggregate(pipeline)).await?;
         let mut groups = Vec::new();
-        while answer(cursor.advance()).await? {
-            let group = answer(std::future::ready(cursor.deserialize_current())).await?;
+        while let Some(group) = next(&mut cursor).await? {
             let n = group.get_i32("n").ok().and_then(|n| u32::try_from(n).ok());
             let (Ok(name), Some(n)) = (group.get_str("_id"), n) else {
                 return Err(StoreError::Corrupt(format!("segments of {job} are counted as {group}")));

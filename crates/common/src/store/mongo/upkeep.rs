@@ -2,28 +2,21 @@
 
 use std::time::Duration;
 
+use mongodb::Collection;
 use mongodb::bson::{Bson, Document, deserialize_from_bson, doc, serialize_to_bson};
-use mongodb::options::{Hint, ReturnDocument};
-use mongodb::{Collection, Cursor};
+use mongodb::options::Hint;
 
 use super::super::{Job, Offer, Queue, Seen, StoreError, Tried, Worker};
 use super::docs::object_id;
 use super::jobs::moment;
 use super::segments::is_there;
-use super::{ANSWER, MongoStore, answer, is_duplicate, long_answer, schema, unanswered, within};
+use super::{MongoStore, answer, long_answer, next, put_unless, schema};
 use crate::clock::Stamp;
 use crate::job::JobId;
 use crate::segment::Stage;
 
 /// How long a worker that has gone is remembered, unless it is the last one that offered a model.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-
-async fn next(cursor: &mut Cursor<Document>) -> Result<Option<Document>, StoreError> {
-    if !answer(cursor.advance()).await? {
-        return Ok(None);
-    }
-    answer(std::future::ready(cursor.deserialize_current())).await.map(Some)
-}
 
 fn number(document: &Document, field: &str) -> i64 {
     match document.get(field) {
@@ -151,9 +144,9 @@ impl MongoStore {
     pub(super) async fn tie_key(&self, key: &str, id: JobId, time: Duration) -> Result<JobId, StoreError> {
         let ties = self.side(schema::TIES);
         answer(ties.delete_many(doc! { "$expr": { "$lte": ["$until", self.now()] } })).await?;
-        let holds = doc! { "$gt": ["$until", self.now()] };
+        let holds = doc! { "$and": [is_there("until"), { "$gt": ["$until", self.now()] }] };
         let new = doc! { "_id": "$_id", "job": object_id(id), "until": self.after(time) };
-        let tied = self.put_unless(&ties, key, holds, new).await?;
+        let tied = put_unless(&ties, key, holds, new).await?;
         let job = tied.get_object_id("job");
         job.map(super::docs::job_id).map_err(|error| StoreError::Corrupt(format!("key {key:?}: {error}")))
     }
@@ -166,38 +159,13 @@ impl MongoStore {
     ) -> Result<bool, StoreError> {
         let holder_now = doc! { "$literal": holder };
         let others = doc! { "$and": [
+            is_there("until"),
             { "$ne": ["$holder", holder_now.clone()] },
             { "$gt": ["$until", self.now()] },
         ] };
         let new = doc! { "_id": "$_id", "holder": holder_now, "until": self.after(time) };
-        let held = self.put_unless(&self.side(schema::DUTIES), duty, others, new).await?;
+        let held = put_unless(&self.side(schema::DUTIES), duty, others, new).await?;
         Ok(held.get_str("holder").is_ok_and(|found| found == holder))
-    }
-
-    /// Makes `new` the document `id`, unless there is one for which `stays` holds. Returns what is there then.
-    async fn put_unless(
-        &self,
-        collection: &Collection<Document>,
-        id: &str,
-        stays: Document,
-        new: Document,
-    ) -> Result<Document, StoreError> {
-        let stays = doc! { "$and": [is_there("until"), stays] };
-        let change = vec![doc! { "$replaceWith": { "$cond": [stays, "$$ROOT", new] } }];
-        // Two may make it at once; the one that comes second then finds it.
-        for last in [false, true] {
-            let put = collection
-                .find_one_and_update(doc! { "_id": id }, change.clone())
-                .upsert(true)
-                .return_document(ReturnDocument::After);
-            match within(ANSWER, put).await? {
-                Ok(Some(document)) => return Ok(document),
-                Err(error) if !last && is_duplicate(&error) => {}
-                Ok(None) => break,
-                Err(error) => return Err(unanswered(&error)),
-            }
-        }
-        Err(StoreError::Corrupt(format!("{id:?} was put and is not there")))
     }
 
     pub(super) async fn list_ended(&self, age: Duration, limit: u32) -> Result<Vec<JobId>, StoreError> {

@@ -2,16 +2,12 @@
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{DateTime, Document, doc};
-use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
 use super::super::{NewUpload, StoreError, Upload, UploadState, Writer};
 use super::docs::{StoredLease, date, job_id, object_id, read, stamp, write};
-use super::jobs::moment;
 use super::segments::is_there;
-use super::{
-    ANSWER, MongoStore, TRIES, answer, contended, is_duplicate, schema, step_aside, unanswered, within,
-};
+use super::{MongoStore, TRIES, answer, contended, next, put_unless, schema, step_aside};
 use crate::clock::Stamp;
 use crate::job::{JobId, Settings};
 use crate::store::UPLOAD_KEPT;
@@ -95,25 +91,11 @@ fn read_upload(document: Document) -> Result<(Upload, i64), StoreError> {
 
 impl MongoStore {
     pub(super) async fn begin_upload(&self, new: NewUpload) -> Result<Upload, StoreError> {
-        let id = new.id;
+        let id = object_id(new.id);
         let dates = doc! { "expires": self.after(UPLOAD_KEPT), "due": self.after(UPLOAD_KEPT) };
         let written = write_upload(&Upload::new(new, Stamp(0)), 0)?;
         let new = doc! { "$mergeObjects": [{ "$literal": written }, dates] };
-        let unless_there = doc! { "$cond": [is_there("state"), "$$ROOT", new] };
-        let created = self
-            .uploads
-            .find_one_and_update(doc! { "_id": object_id(id) }, vec![doc! { "$replaceWith": unless_there }])
-            .upsert(true)
-            .return_document(ReturnDocument::After);
-        match within(ANSWER, created).await? {
-            Ok(Some(document)) => Ok(read_upload(document)?.0),
-            Ok(None) => Err(StoreError::Corrupt(format!("upload {id} was made and is not there"))),
-            // Two made it at once.
-            Err(error) if is_duplicate(&error) => {
-                self.find_upload(id).await?.ok_or_else(|| unanswered(&error))
-            }
-            Err(error) => Err(unanswered(&error)),
-        }
+        Ok(read_upload(put_unless(&self.uploads, id, is_there("state"), new).await?)?.0)
     }
 
     pub(super) async fn find_upload(&self, id: JobId) -> Result<Option<Upload>, StoreError> {
@@ -123,13 +105,7 @@ impl MongoStore {
 
     /// The upload, its version, and the moment at which it was read.
     async fn read_upload(&self, id: JobId) -> Result<Option<(Upload, i64, Stamp)>, StoreError> {
-        let pipeline = [doc! { "$match": { "_id": object_id(id) } }, doc! { "$set": { "now": self.now() } }];
-        let mut cursor = answer(self.uploads.aggregate(pipeline)).await?;
-        if !answer(cursor.advance()).await? {
-            return Ok(None);
-        }
-        let document = answer(std::future::ready(cursor.deserialize_current())).await?;
-        let now = moment(&document, "now")?;
+        let Some((document, now)) = self.read_now(&self.uploads, id).await? else { return Ok(None) };
         let (upload, version) = read_upload(document)?;
         Ok(Some((upload, version, now)))
     }
@@ -181,8 +157,7 @@ impl MongoStore {
         let found = self.uploads.find(due).sort(doc! { "due": 1 }).limit(i64::from(limit));
         let mut cursor = answer(found).await?;
         let mut uploads = Vec::new();
-        while answer(cursor.advance()).await? {
-            let document = answer(std::future::ready(cursor.deserialize_current())).await?;
+        while let Some(document) = next(&mut cursor).await? {
             uploads.push(read_upload(document)?.0);
         }
         Ok(uploads)

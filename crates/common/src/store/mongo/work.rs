@@ -11,7 +11,9 @@ use super::super::{Advanced, ClaimRequest, Claimed, MAX_EXPIRIES, Output, Renewa
 use super::docs::{JobRow, SegmentRow, object_id, read_job, read_segment, segment_id, write_segment};
 use super::jobs::moment;
 use super::segments::{held, is_there};
-use super::{ANSWER, MongoStore, REMEMBERED, answer, is_duplicate, long_answer, schema, unanswered, within};
+use super::{
+    ANSWER, MongoStore, REMEMBERED, answer, is_duplicate, long_answer, next, schema, unanswered, within,
+};
 use crate::clock::Stamp;
 use crate::job::{Event, Failure, JobId, Plan};
 use crate::segment::{Cut, Lease, Segment, Stage, State, Target, Token};
@@ -260,10 +262,7 @@ impl MongoStore {
             doc! { "$set": { "now": self.now() } },
         ];
         let mut cursor = answer(collection.aggregate(pipeline)).await?;
-        if !answer(cursor.advance()).await? {
-            return Ok(None);
-        }
-        let document = answer(std::future::ready(cursor.deserialize_current())).await?;
+        let Some(document) = next(&mut cursor).await? else { return Ok(None) };
         let now = moment(&document, "now")?;
         let lives = |state: &State, lease: Option<&crate::segment::LeaseRecord>| {
             *state == State::Waiting(request.stage)
