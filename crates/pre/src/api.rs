@@ -33,6 +33,7 @@ mod view;
 mod workers;
 
 pub(crate) use events::Feed;
+pub(crate) use extract::media_type;
 pub(crate) use intake::free_space;
 pub(crate) use jobs::{JobPage, page};
 pub(crate) use tus::make_job;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::http::{Extensions, HeaderMap, StatusCode, Version, header};
+use axum::http::{Extensions, HeaderMap, StatusCode, Version};
 use common::config::{Secret, ServiceArgs};
 use common::files::Volume;
 use common::http_error::HttpError;
@@ -146,11 +146,10 @@ pub fn router(app: App) -> Router {
 /// Whether an answer is worth compressing: videos, pictures and archives are compressed already, and events must
 /// not wait until there are enough of them.
 fn is_text(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = api::media_type(headers).unwrap_or_default();
     kind != "text/event-stream"
         && (kind.starts_with("text/")
-            || matches!(kind, "application/json" | "application/jsonl" | "image/svg+xml"))
+            || matches!(kind.as_str(), "application/json" | "application/jsonl" | "image/svg+xml"))
 }
 
 /// The stages pre works on.

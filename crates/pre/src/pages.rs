@@ -401,17 +401,12 @@ async fn sign_in(State(pages): State<Pages>, Form(form): Form<LoginForm>) -> Ans
         let page = LoginTemplate { frame: Frame::of(None), next, wrong: true };
         return Ok((StatusCode::FORBIDDEN, render(&page)?).into_response());
     }
-    let cookie = session::cookie(
-        session::NAME,
-        "/",
-        &key.begin(pages.app.store().now().await?, session::KEPT),
-        session::KEPT,
-    );
+    let cookie = session::USER.begin(key, pages.app.store().now().await?);
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to(&next)).into_response())
 }
 
 async fn sign_out(token: Option<axum::Extension<FormToken>>, Form(form): Form<Signed>) -> Answer {
     session::ours(token.as_deref(), &form.form_token)?;
-    let cookie = session::cookie(session::NAME, "/", "", std::time::Duration::ZERO);
+    let cookie = session::USER.end();
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
 }

@@ -144,6 +144,12 @@ pub fn deployment(stage: Stage) -> Deployment {
     }
 }
 
+/// The least replicas that make sense: without pre there would be nobody to ask for more.
+#[must_use]
+pub fn least(deployment: Deployment) -> u32 {
+    u32::from(deployment == Deployment::Pre)
+}
+
 const ONE_PROCESS: &str = "This is one process that does all the work (boxreel serve), so there are no replicas to change. \
                            To spread the work over machines, run pre, infer and post instead.";
 const NO_CLUSTER: &str = "This pre does not run in a Kubernetes cluster, so it cannot change numbers of replicas: start or \

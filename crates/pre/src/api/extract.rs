@@ -3,9 +3,16 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use common::http_error::HttpError;
 use common::job::JobId;
 use serde::de::DeserializeOwned;
+
+/// What a message says its body is, without parameters and in lower case: `video/mp4`.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
 
 /// The job named in the path. What is no id names no job, so it is not found.
 pub(super) struct Id(pub JobId);

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::extract::Params;
+use super::extract::{Params, media_type};
 use super::intake::{
     self, DRAIN_TIME, DRAINED, IDLE, LOOK_EVERY, Uploading, broken_off, check_space, not_stored, too_large,
     too_slow,
@@ -126,9 +126,7 @@ struct RawUpload {
 
 impl Incoming {
     fn of(request: Request) -> Result<Self, HttpError> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.unwrap_or("application/octet-stream").to_ascii_lowercase();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
+        let kind = media_type(request.headers()).unwrap_or_else(|| "application/octet-stream".to_owned());
         let headers = request.headers().clone();
         if kind == "multipart/form-data" {
             return Ok(Self::Form(Box::new(Form { request: Some(request), parts: None, headers })));

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use common::http_error::HttpError;
@@ -15,9 +15,10 @@ use scale::{Deployment, Replicas};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::extract::media_type;
 use super::view::ErrorAnswer;
 use crate::app::App;
-use crate::replicas::deployment;
+use crate::replicas::{deployment, least};
 
 /// The longest body that a number of replicas comes in.
 const BODY: usize = 4096;
@@ -257,7 +258,7 @@ pub(super) async fn scale(
     })?;
     let Wanted { replicas } = wanted(request).await?;
     let max = app.settings.max_replicas;
-    let least = u32::from(deployment == Deployment::Pre);
+    let least = least(deployment);
     if !(least..=max).contains(&replicas) {
         return Err(unprocessable(format!(
             "{deployment} can be given from {least} to {max} replicas (BOXREEL_MAX_REPLICAS)."
@@ -269,9 +270,7 @@ pub(super) async fn scale(
 
 /// Reads `{"replicas": 3}`.
 async fn wanted(request: Request) -> Result<Wanted, HttpError> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    if kind.as_deref().is_some_and(|kind| kind != "application/json") {
+    if media_type(request.headers()).is_some_and(|kind| kind != "application/json") {
         return Err(HttpError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",

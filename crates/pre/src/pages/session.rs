@@ -18,9 +18,44 @@ use sha2::Sha256;
 
 use super::{Failed, Pages};
 
-pub(super) const NAME: &str = "boxreel_session";
-/// How long a session lasts.
-pub(super) const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A kind of session: the cookie that carries it, where it is sent, and how long it lasts.
+pub(super) struct Kind {
+    pub name: &'static str,
+    pub path: &'static str,
+    pub kept: Duration,
+}
+
+/// The session of who has entered the API token.
+pub(super) const USER: Kind =
+    Kind { name: "boxreel_session", path: "/", kept: Duration::from_secs(30 * 24 * 3600) };
+
+impl Kind {
+    /// The header that begins a session.
+    pub(super) fn begin(&self, key: &SessionKey, now: Stamp) -> String {
+        self.cookie(&key.begin(now, self.kept), self.kept)
+    }
+
+    /// The header that ends it.
+    pub(super) fn end(&self) -> String {
+        self.cookie("", Duration::ZERO)
+    }
+
+    fn cookie(&self, session: &str, kept: Duration) -> String {
+        let Self { name, path, .. } = self;
+        format!("{name}={session}; Path={path}; Max-Age={}; HttpOnly; SameSite=Strict", kept.as_secs())
+    }
+
+    /// The form token of the session that a request is in.
+    pub(super) async fn checked(
+        &self,
+        key: Option<&SessionKey>,
+        pages: &Pages,
+        headers: &HeaderMap,
+    ) -> Result<Option<FormToken>, HttpError> {
+        let (Some(key), Some(session)) = (key, value(headers, self.name)) else { return Ok(None) };
+        Ok(key.check(session, pages.app.store().now().await?))
+    }
+}
 
 /// What sessions are signed with.
 #[derive(Clone)]
@@ -49,14 +84,14 @@ impl SessionKey {
     }
 
     /// The value of a new session that lasts for `kept`.
-    pub(super) fn begin(&self, now: Stamp, kept: Duration) -> String {
+    fn begin(&self, now: Stamp, kept: Duration) -> String {
         let body = format!("{}.{:032x}", now.after(kept).0 / 1_000_000, rand::random::<u128>());
         let signature = self.signature("session", &body);
         format!("{body}.{signature}")
     }
 
     /// The form token of a session, if it is one and has not ended.
-    pub(super) fn check(&self, session: &str, now: Stamp) -> Option<FormToken> {
+    fn check(&self, session: &str, now: Stamp) -> Option<FormToken> {
         let (body, signature) = session.rsplit_once('.')?;
         let signature: Option<Vec<u8>> = (0..signature.len())
             .step_by(2)
@@ -69,13 +104,8 @@ impl SessionKey {
     }
 }
 
-/// The header that sets a session, or ends it.
-pub(super) fn cookie(name: &str, path: &str, session: &str, kept: Duration) -> String {
-    format!("{name}={session}; Path={path}; Max-Age={}; HttpOnly; SameSite=Strict", kept.as_secs())
-}
-
 /// The value of a cookie.
-pub(super) fn value<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+fn value<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     cookies.flat_map(|value| value.split(';')).find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
@@ -85,8 +115,7 @@ pub(super) fn value<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str>
 
 /// The form token of the session that a request is in.
 async fn checked(pages: &Pages, headers: &HeaderMap) -> Result<Option<FormToken>, HttpError> {
-    let (Some(key), Some(session)) = (&pages.key, value(headers, NAME)) else { return Ok(None) };
-    Ok(key.check(session, pages.app.store().now().await?))
+    USER.checked(pages.key.as_ref(), pages, headers).await
 }
 
 /// Where a request comes from, as far as a browser says so.
@@ -222,15 +251,15 @@ mod tests {
     fn a_session_is_known_until_it_ends_and_only_under_its_token() {
         let key = SessionKey::new(&Secret::from("open sesame".to_owned()));
         let now = Stamp(1_700_000_000_000_000);
-        let session = key.begin(now, KEPT);
+        let session = key.begin(now, USER.kept);
         let token = key.check(&session, now).unwrap();
         assert_eq!(key.check(&session, now), Some(token.clone()));
         assert_ne!(
-            key.check(&key.begin(now, KEPT), now),
+            key.check(&key.begin(now, USER.kept), now),
             Some(token),
             "another session has another form token"
         );
-        assert_eq!(key.check(&session, now.after(KEPT)), None);
+        assert_eq!(key.check(&session, now.after(USER.kept)), None);
         let other = SessionKey::new(&Secret::from("open barley".to_owned()));
         assert_eq!(other.check(&session, now), None);
         let (body, signature) = session.rsplit_once('.').unwrap();

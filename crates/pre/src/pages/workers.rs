@@ -17,12 +17,13 @@ use serde::Deserialize;
 use super::session::{self, FormToken};
 use super::{Answer, Frame, Pages, Signed, render};
 use crate::api::{self, House, ServiceView};
+use crate::replicas;
 
-const COOKIE: &str = "boxreel_admin";
 /// The page and all its forms.
 const PATH: &str = "/workers";
-/// How long replicas may be changed after the token was entered.
-const KEPT: Duration = Duration::from_secs(3600);
+/// The session of who has entered the admin token.
+const ADMIN: session::Kind =
+    session::Kind { name: "boxreel_admin", path: PATH, kept: Duration::from_secs(3600) };
 
 #[derive(Template)]
 #[template(path = "workers.html")]
@@ -46,9 +47,8 @@ impl WorkersTemplate {
         self.house.scaling.place == "one_process"
     }
 
-    /// The least that makes sense: without pre there would be no page to come back to.
     fn least(service: &ServiceView) -> u32 {
-        u32::from(service.name == "pre")
+        service.name.parse().map_or(0, replicas::least)
     }
 
     fn age(seconds: Option<&f64>) -> String {
@@ -63,10 +63,7 @@ impl WorkersTemplate {
 
 /// The form token of the admin's session that a request is in.
 async fn admin(pages: &Pages, headers: &HeaderMap) -> Result<Option<FormToken>, HttpError> {
-    let (Some(key), Some(value)) = (&pages.admin_key, session::value(headers, COOKIE)) else {
-        return Ok(None);
-    };
-    Ok(key.check(value, pages.app.store().now().await?))
+    ADMIN.checked(pages.admin_key.as_ref(), pages, headers).await
 }
 
 /// What went wrong, to be shown on the page.
@@ -120,14 +117,13 @@ pub(super) async fn unlock(
     if !pages.app.gates.admin.admits(form.admin_token.trim()) {
         return page(&pages, token.as_deref(), &headers, Wrong { token: true, ..Wrong::default() }).await;
     }
-    let value = key.begin(pages.app.store().now().await?, KEPT);
-    Ok(back(&session::cookie(COOKIE, PATH, &value, KEPT)))
+    Ok(back(&ADMIN.begin(key, pages.app.store().now().await?)))
 }
 
 /// Forgets the admin token.
 pub(super) async fn lock(State(pages): State<Pages>, headers: HeaderMap, Form(form): Form<Signed>) -> Answer {
     session::ours(admin(&pages, &headers).await?.as_ref(), &form.form_token)?;
-    Ok(back(&session::cookie(COOKIE, PATH, "", Duration::ZERO)))
+    Ok(back(&ADMIN.end()))
 }
 
 fn back(cookie: &str) -> Response {
