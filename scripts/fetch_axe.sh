@@ -6,25 +6,11 @@
 # serves the tests only and is no part of what Boxreel ships.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/fetch.sh
+. scripts/fetch.sh
 
-pins=scripts/axe/pins.txt
-home=.tools/axe
-# One at a time: a second one waits here and then finds the work done.
-exec 9<scripts/axe
-flock 9
-# The stamp is the list of pins itself: whoever changes a pin gets the new file.
-cmp --silent "$pins" "$home/pins.txt" && exit 0
-
-echo 'axe: fetching axe-core for the tests into .tools/axe/'
-mkdir -p .tools
-rm -rf .tools/axe.new.*
-aside=$(mktemp -d "$PWD/.tools/axe.new.XXXXXX")
-trap 'rm -rf "$aside"' EXIT
-chmod 755 "$aside"
+begin_fetch axe scripts/axe/pins.txt 'axe: fetching axe-core for the tests into .tools/axe/'
 scripts/fetch_wheels.sh "$pins" "$aside/wheels"
 unzip -qoj "$aside"/wheels/*.whl '*/axe.min.js' -d "$aside"
 rm -rf "$aside/wheels"
-cp "$pins" "$aside/pins.txt"
-rm -rf "$home"
-mv "$aside" "$home"
-trap - EXIT
+end_fetch

