@@ -19,9 +19,7 @@ const OPTIONS: &str = "?keep_frames=false";
 
 /// How many replicas of one service there are.
 fn plan(pre: usize, infer: usize, post: usize) -> Plan {
-    let one_thread_each = [("BOXREEL_SLOTS", "1"), ("BOXREEL_THREADS", "1")];
-    let environment = one_thread_each.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Plan { pre, infer, post, lease: 30, environment: environment.collect(), ..Plan::default() }
+    Plan { pre, infer, post, lease: 30, ..Plan::default() }.one_thread_each()
 }
 
 async fn finished(cluster: &Cluster, id: &str) -> Value {

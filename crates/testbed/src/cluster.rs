@@ -39,6 +39,22 @@ pub struct Plan {
     pub clocks: [i64; 3],
 }
 
+impl Plan {
+    /// This plan with further variables of every process's environment.
+    #[must_use]
+    pub fn with(mut self, variables: &[(&str, &str)]) -> Self {
+        self.environment
+            .extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
+    }
+
+    /// This plan with one piece of work in hand, and one thread, in every process.
+    #[must_use]
+    pub fn one_thread_each(self) -> Self {
+        self.with(&[("BOXREEL_SLOTS", "1"), ("BOXREEL_THREADS", "1")])
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self { pre: 1, infer: 1, post: 1, lease: 10, environment: Vec::new(), clocks: [0; 3] }
@@ -259,12 +275,7 @@ impl Process {
         }
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new(program(self.service));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BOXREEL_") {
-                command.env_remove(name);
-            }
-        }
-        command.envs(self.environment.iter().cloned());
+        without_settings(&mut command).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         if self.clock != 0 {
             crate::set_clock_off(&mut command, self.clock);
@@ -343,6 +354,15 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Takes the settings that this process was started with, if any, from `command`'s environment.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("BOXREEL_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// A program of the house, built beside the test: `cargo test --workspace` builds the programs of all packages that

@@ -39,8 +39,7 @@ pub fn spawn_kept(mut command: Command) -> io::Result<Child> {
 }
 
 /// Has `folder` removed when the returned pipe is closed: when it is dropped, or when this process ends, however.
-#[must_use]
-pub fn removed_in_the_end(folder: &Path) -> Janitor {
+pub(crate) fn removed_in_the_end(folder: &Path) -> Janitor {
     let mut child = Command::new("sh")
         .args([
             "-c",
@@ -57,8 +56,7 @@ pub fn removed_in_the_end(folder: &Path) -> Janitor {
     Janitor { pipe, child }
 }
 
-/// What waits to remove a folder: see [`removed_in_the_end`].
-pub struct Janitor {
+pub(crate) struct Janitor {
     pipe: Option<ChildStdin>,
     child: Child,
 }

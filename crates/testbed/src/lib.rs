@@ -9,11 +9,13 @@
 
 mod clock;
 pub mod cluster;
+mod house;
 mod kept;
 mod mongod;
 
 pub use clock::set_clock_off;
-pub use kept::{Janitor, removed_in_the_end, spawn_kept};
+pub use house::House;
+pub use kept::spawn_kept;
 pub use mongod::{Mongod, ReplicaSet};
 
 /// A TCP port of the loopback address that nobody listens on at this moment.

@@ -1,50 +1,20 @@
 //! The whole house in one process, as a user reaches it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
+use testbed::House;
 
 use crate::support::{boxreel, clip};
-
-/// The server and its address; ended when dropped.
-pub struct Served(pub Child, pub String);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Served {
-    /// Starts it on a folder of its own.
-    pub fn start(folder: &std::path::Path) -> Self {
-        let mut child = boxreel(folder)
-            .args(["serve", "--listen", "127.0.0.1:0", "--disk-reserve", "1MB", "--data-dir", "data"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let url = lines.find_map(|line| {
-            let line = line.unwrap();
-            Some(line.strip_prefix("Boxreel is at ")?.split_once("/ ").unwrap().0.to_owned())
-        });
-        // Its log must find a reader, or it would wait for one.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self(child, url.expect("it says where it is"))
-    }
-}
 
 #[tokio::test]
 async fn a_video_is_uploaded_followed_and_fetched() {
     drop(rustls::crypto::ring::default_provider().install_default());
-    let folder = tempfile::tempdir().unwrap();
-    let file = clip(folder.path(), "a.mp4", 30);
-    let Served(child, url) = &Served::start(folder.path());
+    let house = House::start();
+    let (folder, url) = (house.folder(), &house.url);
+    let file = clip(folder, "a.mp4", 30);
     let http = Client::new();
     let sent = http
         .post(format!("{url}/v1/jobs?filename=my%20clip.mp4&every=10&conf=0.1&keep_frames=false"))
@@ -70,14 +40,12 @@ async fn a_video_is_uploaded_followed_and_fetched() {
     assert_eq!(&video[4..8], b"ftyp");
 
     // A second process must not work on the same folder.
-    let second = boxreel(folder.path())
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"])
-        .output()
-        .unwrap();
+    let second =
+        boxreel(folder).args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("name another --data-dir"));
 
-    let ended = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let ended = std::process::Command::new("kill").arg(house.id().to_string()).status().unwrap();
     assert!(ended.success());
 }
 

@@ -15,6 +15,7 @@ use reqwest::{Body, RequestBuilder, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::house::{LEASE, TestApp, json};
@@ -72,6 +73,17 @@ fn trickle() -> (tokio::sync::mpsc::Sender<&'static [u8]>, Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel::<&'static [u8]>(1);
     let bytes = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     (sender, Body::wrap_stream(bytes.map(Ok::<_, std::io::Error>)))
+}
+
+/// A PATCH from the beginning of an upload, whose body goes on until the sender is dropped.
+type Sending = (tokio::sync::mpsc::Sender<&'static [u8]>, JoinHandle<reqwest::Result<Response>>);
+
+/// Begins to send, with these bytes.
+async fn sending(house: &TestApp, path: &str, bytes: &'static [u8]) -> Sending {
+    let (sender, body) = trickle();
+    let answer = tokio::spawn(patch(house, path, 0, body).send());
+    sender.send(bytes).await.unwrap();
+    (sender, answer)
 }
 
 /// Waits until so many bytes of uploads have been received.
@@ -263,9 +275,7 @@ async fn two_writers_do_not_mix() {
     let house = TestApp::start().await;
     let other = house.another().await;
     let path = begin(&house).await;
-    let (sender, body) = trickle();
-    let slow = tokio::spawn(patch(&house, &path, 0, body).send());
-    sender.send(&VIDEO[..10]).await.unwrap();
+    let (sender, slow) = sending(&house, &path, &VIDEO[..10]).await;
     received(&house, 10).await;
     for offset in [0, 10] {
         expect(&append(&other, &path, offset, b"######").await, 423);
@@ -283,9 +293,7 @@ async fn a_silent_writer_gives_way_to_a_sender_who_is_back_over_another_connecti
     let house = TestApp::start_with(&["--lease-seconds", "1"]).await;
     let other = house.another().await;
     let path = begin(&house).await;
-    let (sender, body) = trickle();
-    let silent = tokio::spawn(patch(&house, &path, 0, body).send());
-    sender.send(&VIDEO[..10]).await.unwrap();
+    let (sender, silent) = sending(&house, &path, &VIDEO[..10]).await;
     received(&house, 10).await;
     let taken = async {
         while append(&other, &path, 10, &VIDEO[10..]).await.status() != 204 {
@@ -339,9 +347,7 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
 
     // Even while it is being sent.
     let path = begin(&house).await;
-    let (sender, body) = trickle();
-    let slow = tokio::spawn(patch(&house, &path, 0, body).send());
-    sender.send(&VIDEO[..10]).await.unwrap();
+    let (sender, slow) = sending(&house, &path, &VIDEO[..10]).await;
     received(&house, 20).await;
     expect(&tus(&house, "DELETE", &path).send().await.unwrap(), 204);
     drop(sender);
@@ -476,11 +482,8 @@ async fn what_makes_no_sense_is_refused_with_a_sentence() {
         assert_eq!(header(&answer, "tus-version"), if status == 412 { "1.0.0" } else { "" });
     }
     // More than was said, without a word of how much.
-    let (sender, body) = trickle();
-    let long = tokio::spawn(patch(&house, &path, 0, body).send());
-    for part in [&VIDEO[..20], VIDEO] {
-        sender.send(part).await.unwrap();
-    }
+    let (sender, long) = sending(&house, &path, &VIDEO[..20]).await;
+    sender.send(VIDEO).await.unwrap();
     drop(sender);
     expect(&long.await.unwrap().unwrap(), 413);
     assert_eq!(offset(&house, &path).await, 20);
@@ -505,9 +508,7 @@ async fn without_a_model_room_or_a_place_the_sender_is_asked_to_wait() {
 
     let house = TestApp::start_with(&["--max-uploads", "1"]).await;
     let (first, second) = (begin(&house).await, begin(&house).await);
-    let (sender, body) = trickle();
-    let slow = tokio::spawn(patch(&house, &first, 0, body).send());
-    sender.send(VIDEO).await.unwrap();
+    let (sender, slow) = sending(&house, &first, VIDEO).await;
     received(&house, VIDEO.len()).await;
     let busy = append(&house, &second, 0, VIDEO).await;
     expect(&busy, 503);
@@ -522,9 +523,7 @@ async fn a_pre_that_stops_keeps_what_has_come() {
     let house = TestApp::start().await;
     let other = house.another().await;
     let path = begin(&house).await;
-    let (sender, body) = trickle();
-    let slow = tokio::spawn(patch(&house, &path, 0, body).send());
-    sender.send(&VIDEO[..10]).await.unwrap();
+    let (sender, slow) = sending(&house, &path, &VIDEO[..10]).await;
     received(&house, 10).await;
     house.app.service.stop.cancel();
     // It waits a moment for whoever still sends.

@@ -89,17 +89,9 @@ impl TestNamespace {
 
     /// Gives the account what deploy/base/clusterrole.yaml grants, in this namespace.
     pub async fn grant(&self) {
-        let rules = json!([
-            {
-                "apiGroups": ["apps"], "resources": ["deployments"],
-                "resourceNames": ["pre", "infer", "post"], "verbs": ["get"],
-            },
-            {
-                "apiGroups": ["apps"], "resources": ["deployments/scale"],
-                "resourceNames": ["pre", "infer", "post"], "verbs": ["get", "patch", "update"],
-            },
-        ]);
-        self.grant_only(rules).await;
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/base/clusterrole.yaml");
+        let role: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        self.grant_only(role["rules"].clone()).await;
     }
 
     pub async fn grant_only(&self, rules: Value) {

@@ -1,7 +1,7 @@
 //! What is no video, under a name that would be code.
 
 use crate::browser::Browser;
-use crate::house::House;
+use testbed::House;
 
 const NAME: &str = "<img src=x onerror=\"document.title='taken over'\">'&.mp4";
 

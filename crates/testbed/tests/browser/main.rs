@@ -6,8 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
 
 mod browser;
+mod clip;
 mod failed;
-mod house;
 mod plain;
 mod resume;
 mod services;

@@ -1,7 +1,8 @@
 //! A browser that runs no scripts.
 
 use crate::browser::Browser;
-use crate::house::{House, clip};
+use crate::clip::clip;
+use testbed::House;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_matters_works_without_scripts() {

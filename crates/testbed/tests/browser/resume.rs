@@ -4,13 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use testbed::House;
 use testbed::cluster::ffmpeg;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::browser::Browser;
-use crate::house::House;
 
 /// Bytes from the browser after which the first connection that carries so many is cut.
 const CUT: u64 = 2 << 20;

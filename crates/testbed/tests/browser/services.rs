@@ -5,7 +5,7 @@ use testbed::Mongod;
 use testbed::cluster::{API_TOKEN, Cluster, Plan};
 
 use crate::browser::Browser;
-use crate::house::clip;
+use crate::clip::clip;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_watched_cancelled_begun_again_and_ends() {

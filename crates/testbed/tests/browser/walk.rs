@@ -4,7 +4,8 @@ use fantoccini::key::Key;
 use serde_json::Value;
 
 use crate::browser::Browser;
-use crate::house::{House, clip};
+use crate::clip::clip;
+use testbed::House;
 
 /// What is painted on the canvas over the video: how many pixels, and a digest of them.
 const PAINTED: &str = "

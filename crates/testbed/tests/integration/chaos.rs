@@ -49,12 +49,9 @@ async fn nothing_is_lost_whatever_is_killed() {
         infer: 2 + usize::from(faults > 20),
         post: 2 + usize::from(faults > 20),
         lease: 3,
-        environment: vec![
-            ("BOXREEL_SLOTS".to_owned(), "1".to_owned()),
-            ("BOXREEL_THREADS".to_owned(), "1".to_owned()),
-        ],
         ..Plan::default()
     };
+    let plan = plan.one_thread_each();
     let cluster = Cluster::start(&mongod.uri(), "chaos", &plan).await;
     let film = clip(cluster.folder(), "film.mp4", if faults > 20 { 2600 } else { 520 });
     let short = clip(cluster.folder(), "short.mp4", 40);

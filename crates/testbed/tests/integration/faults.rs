@@ -53,10 +53,8 @@ fn send(id: i32, signal: i32) {
 }
 
 fn plan(pre: usize, infer: usize, post: usize, further: &[(&str, &str)]) -> Plan {
-    let usual = [("BOXREEL_SLOTS", "1"), ("BOXREEL_THREADS", "1"), ("BOXREEL_STALL_SECONDS", "4")];
-    let environment =
-        usual.iter().chain(further).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Plan { pre, infer, post, lease: 3, environment: environment.collect(), ..Plan::default() }
+    let plan = Plan { pre, infer, post, lease: 3, ..Plan::default() };
+    plan.one_thread_each().with(&[("BOXREEL_STALL_SECONDS", "4")]).with(further)
 }
 
 /// How often `process` has logged a line that holds `words`.

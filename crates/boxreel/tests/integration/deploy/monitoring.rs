@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use testbed::House;
 
 use super::manifests::{Manifests, file, items, text, yaml};
-use crate::serve::Served;
 
 /// The names of metrics in an expression of Prometheus.
 fn metrics(expression: &str) -> impl Iterator<Item = String> {
@@ -19,8 +19,8 @@ fn metrics(expression: &str) -> impl Iterator<Item = String> {
 #[tokio::test]
 async fn what_is_asked_of_the_programs_is_there() {
     drop(rustls::crypto::ring::default_provider().install_default());
-    let folder = tempfile::tempdir().unwrap();
-    let Served(_child, url) = &Served::start(folder.path());
+    let house = House::start();
+    let url = &house.url;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())

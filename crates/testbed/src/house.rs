@@ -1,12 +1,13 @@
-//! `boxreel serve` as a process, and clips for it.
+//! `boxreel serve` as a process.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
-use testbed::cluster::{ffmpeg, program};
-use testbed::{Janitor, removed_in_the_end, spawn_kept};
+
+use crate::cluster::{program, without_settings};
+use crate::kept::{Janitor, removed_in_the_end, spawn_kept};
 
 /// `boxreel serve` on a free port and a folder of its own; killed when dropped.
 pub struct House {
@@ -18,16 +19,13 @@ pub struct House {
 }
 
 impl House {
+    /// Starts it, and waits until it says where it is.
+    #[must_use]
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("boxreel-house-").tempdir().unwrap();
         let janitor = removed_in_the_end(folder.path());
         let mut command = Command::new(program("boxreel"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BOXREEL_") {
-                command.env_remove(name);
-            }
-        }
-        command
+        without_settings(&mut command)
             .args(["serve", "--listen", "127.0.0.1:0", "--disk-reserve", "1MB", "--data-dir", "data"])
             .current_dir(folder.path())
             .stdin(Stdio::null())
@@ -48,7 +46,14 @@ impl House {
         Self { url, child, folder, _janitor: janitor }
     }
 
-    /// A folder for the test's own files.
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The folder it was started in, for the test's own files; its `data` holds what it stores.
+    #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -59,20 +64,4 @@ impl Drop for House {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A clip of `frames` frames, 25 a second, with a tone, in which the network that ships finds objects: a fractal that
-/// it takes for kites and people.
-pub fn clip(folder: &Path, name: &str, frames: u32) -> PathBuf {
-    ffmpeg(
-        folder,
-        &format!(
-            "-f lavfi -i mandelbrot=size=320x240:rate=25 -f lavfi -i sine=frequency=220 \
-             -c:v libx264 -preset ultrafast -g 25 -pix_fmt yuv420p -c:a aac -shortest -frames:v {frames} \
-             -t {} {name}",
-            f64::from(frames) / 25.0
-        ),
-    )
-    .unwrap();
-    folder.join(name)
 }
