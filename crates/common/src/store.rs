@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
 use crate::files::{Encoding, FileRecord};
-use crate::job::{Event, Failure, JobId, Plan, Settings, Source, Status, Summary, Timeline};
+use crate::job::{Event, Failure, JobId, ModelKey, Plan, Settings, Source, Status, Summary, Timeline};
 use crate::segment::{Cut, Lease, LeaseRecord, Segment, Stage, State, Token};
 
 #[cfg(any(test, feature = "contract"))]
@@ -109,7 +109,7 @@ pub struct ClaimRequest {
     /// How long the lease lives unless renewed.
     pub lease: Duration,
     /// Only jobs whose settings name this model (detect).
-    pub model: Option<crate::job::ModelKey>,
+    pub model: Option<ModelKey>,
     /// No claim while more than this many bytes of packs wait, unless none waits (decode).
     pub pack_budget: Option<u64>,
 }
@@ -328,6 +328,9 @@ pub trait JobStore: Send + Sync {
 
     /// Starts another run of a job that failed or was cancelled: only unfinished segments are done again.
     async fn retry(&self, id: JobId) -> Result<bool, StoreError>;
+
+    /// As [`Self::retry`], but with another model: the job goes back to its index, and all of it is done again.
+    async fn retry_with(&self, id: JobId, model: ModelKey) -> Result<bool, StoreError>;
 
     /// Marks a job as being deleted, which cancels it if it was not over. False when it is unknown.
     async fn tombstone(&self, id: JobId) -> Result<bool, StoreError>;

@@ -24,7 +24,7 @@ use crate::api::{self, Feed};
 use crate::args::{PORT, PreArgs, PreSettings};
 use crate::metrics::PreMetrics;
 use crate::replicas::Scaling;
-use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, pages, reconcile, sweep};
+use crate::{DecodeStage, DecodeTask, IndexStage, IndexTask, callbacks, models, pages, reconcile, sweep};
 
 /// Answers at once that hold a thread each while they are sent.
 const STREAMS: usize = 64;
@@ -178,6 +178,7 @@ pub fn duties(app: &App) -> JoinSet<()> {
     let Service { store, hints, stop, worker, .. } = app.service.clone();
     duties.spawn(reconcile::run_shared(store, worker, hints, stop));
     duties.spawn(callbacks::run(app.clone()));
+    duties.spawn(models::run(app.clone()));
     duties.spawn(sweep::run(app.clone()));
     duties
 }

@@ -51,6 +51,7 @@ macro_rules! contract_tests {
             a_film_progresses_under_endless_clips, a_clip_overtakes_where_the_film_lags,
             priority_comes_before_turn, only_the_right_model_is_claimed, packs_are_bounded,
             cancelling_stops_every_stage, a_failed_job_cannot_be_cancelled, a_retry_redoes_only_the_unfinished,
+            a_retry_with_another_model_does_all_again,
             an_old_run_is_fenced_off, reports_are_stamped_when_borne_out, stamps_do_not_move,
             a_finished_job_takes_no_report_back, counts_add_up, damage_sends_a_segment_back_a_bounded_number_of_times,
             a_used_pack_is_made_again, assemble_sends_segments_back, a_lost_index_is_made_again,
@@ -798,6 +799,44 @@ pub async fn a_retry_redoes_only_the_unfinished(house: &dyn House) {
         assert_eq!((claimed.lease.target, claimed.lease.attempt), (Target::Job(id), 1));
         assert!(store.cancel(id).await.unwrap());
     }
+}
+
+pub async fn a_retry_with_another_model_does_all_again(house: &dyn House) {
+    let store = house.store();
+    let id = film(&*store, 2).await;
+    while step(&*store, Stage::Decode).await.is_some() {}
+    step(&*store, Stage::Detect).await;
+    step(&*store, Stage::Render).await;
+    store.reconcile(id).await.unwrap();
+    let old = claim(&*store, Stage::Detect).await;
+    assert!(!store.retry_with(id, model("new")).await.unwrap(), "it goes on");
+    let failure = Failure { code: ErrorCode::InferenceError, message: "The model is gone.".to_owned() };
+    assert!(store.fail(id, failure).await.unwrap());
+
+    assert!(store.retry_with(id, model("new")).await.unwrap());
+    assert!(!store.retry_with(id, model("newer")).await.unwrap(), "once is enough");
+    let after = job(&*store, id).await;
+    assert_eq!((after.run, after.state.clone()), (1, State::Waiting(Stage::Index)));
+    assert_eq!((&after.settings.model, after.timeline.status()), (&model("new"), Status::Preprocessing));
+    assert_eq!(store.renew(&old.lease, LEASE).await.unwrap(), Renewal::Cancelled);
+    assert_eq!(advance(&*store, old).await, Advanced::Lost);
+    let index = claim(&*store, Stage::Index).await;
+    assert_eq!(store.put_segments(&index.lease, &cuts(2)).await.unwrap(), Renewal::Held);
+    let indexed = store.advance(index.lease, Output::Indexed(plan(2))).await.unwrap();
+    assert_eq!(indexed, Advanced::Recorded);
+    while step(&*store, Stage::Decode).await.is_some() {}
+    for (name, found) in [("abc", false), ("new", true), ("new", true), ("new", false)] {
+        let request = ClaimRequest { model: Some(model(name)), ..request(Stage::Detect) };
+        let claimed = store.claim(&request).await.unwrap();
+        assert_eq!(claimed.is_some(), found, "{name}");
+        if let Some(claimed) = claimed {
+            advance(&*store, claimed).await;
+        }
+    }
+    while step(&*store, Stage::Render).await.is_some() {}
+    assert_eq!(step(&*store, Stage::Assemble).await, Some(Target::Job(id)));
+    let done = store.reconcile(id).await.unwrap().unwrap();
+    assert_eq!(done.timeline.status(), Status::PostprocessingComplete);
 }
 
 pub async fn an_old_run_is_fenced_off(house: &dyn House) {

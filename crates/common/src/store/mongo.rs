@@ -33,7 +33,7 @@ use super::{
     UploadLock, Uploads, Worker,
 };
 use crate::clock::{Clock, Stamp};
-use crate::job::{Failure, JobId, Status};
+use crate::job::{Failure, JobId, ModelKey, Status};
 use crate::segment::{Cut, Lease, Segment, Stage, Token};
 
 mod docs;
@@ -320,7 +320,11 @@ impl JobStore for MongoStore {
     }
 
     async fn retry(&self, id: JobId) -> Result<bool, StoreError> {
-        self.run_again(id).await
+        self.run_again(id, None).await
+    }
+
+    async fn retry_with(&self, id: JobId, model: ModelKey) -> Result<bool, StoreError> {
+        self.run_again(id, Some(&model)).await
     }
 
     async fn tombstone(&self, id: JobId) -> Result<bool, StoreError> {

@@ -232,6 +232,14 @@ impl JobDoc {
         Verdict::GoesOn
     }
 
+    /// Puts the whole job before its index, to be made with another model.
+    pub(super) fn remodel(&mut self, model: ModelKey) {
+        let piece = self.piece();
+        *piece.state = State::Waiting(Stage::Index);
+        self.job.plan = None;
+        self.job.settings.model = model;
+    }
+
     /// Notes a claim. True when that is news.
     pub(super) fn note_claim(&mut self, stage: Stage) -> bool {
         let flag = match stage {

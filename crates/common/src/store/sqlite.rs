@@ -21,7 +21,7 @@ use super::{
     UploadLock, Uploads, Worker,
 };
 use crate::clock::{Clock, Stamp};
-use crate::job::{Failure, JobId, Status};
+use crate::job::{Failure, JobId, ModelKey, Status};
 use crate::segment::{Cut, Lease, Segment};
 
 mod jobs;
@@ -256,7 +256,11 @@ impl JobStore for SqliteStore {
     }
 
     async fn retry(&self, id: JobId) -> Result<bool, StoreError> {
-        self.write(move |tx, now| jobs::retry(tx, id, now)).await
+        self.write(move |tx, now| jobs::retry(tx, id, None, now)).await
+    }
+
+    async fn retry_with(&self, id: JobId, model: ModelKey) -> Result<bool, StoreError> {
+        self.write(move |tx, now| jobs::retry(tx, id, Some(model), now)).await
     }
 
     async fn tombstone(&self, id: JobId) -> Result<bool, StoreError> {

@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::clock::{Clock, Stamp};
-use crate::job::{Failure, JobId, Status};
+use crate::job::{Failure, JobId, ModelKey, Status};
 use crate::segment::{Cut, State};
 use crate::store::contract::{cuts, film, indexed, new_job, output, plan, step};
 use crate::store::sqlite::SqliteStore;
@@ -113,6 +113,9 @@ impl JobStore for Flaky {
     }
     async fn retry(&self, id: JobId) -> Result<bool, StoreError> {
         self.inner.retry(id).await
+    }
+    async fn retry_with(&self, id: JobId, model: ModelKey) -> Result<bool, StoreError> {
+        self.inner.retry_with(id, model).await
     }
     async fn tombstone(&self, id: JobId) -> Result<bool, StoreError> {
         self.inner.tombstone(id).await

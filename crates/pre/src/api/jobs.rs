@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{Id, Params, job_id};
 use super::view::{ErrorAnswer, JobView, view};
 use crate::app::App;
+use crate::models::{self, Choice};
 
 /// Jobs in a page, unless told.
 const PAGE: u32 = 20;
@@ -133,14 +134,15 @@ pub(super) async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Json<Jo
     Ok(Json(view(app.store(), &job).await?))
 }
 
-/// Run a job again that failed or was cancelled. Only what is unfinished is done again.
+/// Run a job again that failed or was cancelled. Only what is unfinished is done again; all of it where no worker has the
+/// job's model any more, with one that is there.
 #[utoipa::path(
     post, operation_id = "retry_job",
     path = "/v1/jobs/{id}/retry", tag = "jobs", security(("api_token" = [])),
     params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 202, body = JobView), (status = 401, body = ErrorAnswer), (status = 404, body = ErrorAnswer),
-        (status = 409, body = ErrorAnswer, description = "It neither failed nor was cancelled."),
+        (status = 409, body = ErrorAnswer, description = "It neither failed nor was cancelled; or the models that are there know other classes."),
         (status = 503, body = ErrorAnswer),
     )
 )]
@@ -148,7 +150,16 @@ pub(super) async fn retry(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<JobView>), HttpError> {
-    let again = app.store().retry(id).await?;
+    let again = match models::choose(app.store(), &app.job(id).await?).await? {
+        Choice::Same => app.store().retry(id).await?,
+        Choice::Other(model) => app.store().retry_with(id, model).await?,
+        Choice::None => {
+            return Err(HttpError::conflict(
+                "No worker has the model that this job was begun with, and those that are there know other classes. \
+                 Upload the video again, or bring that model back.",
+            ));
+        }
+    };
     let job = app.job(id).await?;
     if !again {
         let status = job.timeline.status();

@@ -5,6 +5,7 @@
 mod callbacks;
 mod house;
 mod jobs;
+mod models;
 mod others;
 mod pages;
 mod replicas;

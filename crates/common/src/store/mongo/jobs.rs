@@ -9,7 +9,7 @@ use super::docs::{JobRow, job_id, object_id, read_job, stamp, write_job};
 use super::segments::is_there;
 use super::{MongoStore, TRIES, answer, contended, long_answer, next, put_unless, step_aside};
 use crate::clock::Stamp;
-use crate::job::{Ended, Event, Failure, JobId, Status, Timeline};
+use crate::job::{Ended, Event, Failure, JobId, ModelKey, Status, Timeline};
 use crate::segment::{Stage, State, Token};
 
 impl MongoStore {
@@ -209,8 +209,9 @@ impl MongoStore {
         Ok(())
     }
 
-    /// Begins another run: what is finished stays, everything else starts anew where it stood.
-    pub(super) async fn run_again(&self, id: JobId) -> Result<bool, StoreError> {
+    /// Begins another run: what is finished stays, everything else starts anew where it stood. With another model
+    /// nothing stays.
+    pub(super) async fn run_again(&self, id: JobId, model: Option<&ModelKey>) -> Result<bool, StoreError> {
         for tries in 0..TRIES {
             step_aside(tries).await;
             // Parked first: then nothing moves while it is looked at.
@@ -221,12 +222,22 @@ impl MongoStore {
             if row.doc.job.deleted.is_some() {
                 return Ok(false);
             }
+            if let Some(model) = model {
+                row.doc.remodel(model.clone());
+            }
+            row.doc.piece().again();
+            let uncut = row.doc.job.state == State::Waiting(Stage::Index);
+            if uncut {
+                row.drop_cut();
+            } else {
+                row.epoch += 1;
+            }
             let left = match &row.cut {
                 Some(cut) => self.counts_again(id, cut).await?,
                 None => Vec::new(),
             };
             let waits = |state: &str| left.iter().any(|(name, _)| name == state);
-            let decoded = !waits("held") && !waits("decode");
+            let decoded = !uncut && !waits("held") && !waits("decode");
             let detected = decoded && !waits("detect");
             let job = &mut row.doc.job;
             let Ok(timeline) = job.timeline.apply(Event::Retried { decoded, detected }, now) else {
@@ -235,13 +246,7 @@ impl MongoStore {
             job.timeline = timeline;
             job.run += 1;
             job.callback = job.callback.take().map(Callback::again);
-            row.doc.piece().again();
             row.ready = now;
-            if row.doc.job.state == State::Waiting(Stage::Index) {
-                row.drop_cut();
-            } else {
-                row.epoch += 1;
-            }
             if self.save_job(row).await? {
                 self.follow(id).await?;
                 self.promote(id).await?;

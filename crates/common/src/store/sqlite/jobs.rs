@@ -6,7 +6,7 @@ use super::super::rules::{JobDoc, SegmentDoc, Verdict, derive, is_stamped};
 use super::super::{Callback, Job, NewJob, Reported, StoreError, reported_event};
 use super::rows;
 use crate::clock::Stamp;
-use crate::job::{Ended, Event, Failure, JobId, Status, Timeline};
+use crate::job::{Ended, Event, Failure, JobId, ModelKey, Status, Timeline};
 use crate::segment::{Stage, State};
 
 pub(super) fn create(tx: &Connection, new: NewJob, now: Stamp) -> Result<Job, StoreError> {
@@ -130,8 +130,14 @@ pub(super) fn remove(tx: &Connection, id: JobId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Begins another run: what is finished stays, everything else starts anew where it stood.
-pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, StoreError> {
+/// Begins another run: what is finished stays, everything else starts anew where it stood. With another model nothing
+/// stays.
+pub(super) fn retry(
+    tx: &Connection,
+    id: JobId,
+    model: Option<ModelKey>,
+    now: Stamp,
+) -> Result<bool, StoreError> {
     let Some(mut job) = rows::job(tx, id)? else { return Ok(false) };
     if job.job.deleted.is_some() {
         return Ok(false);
@@ -139,6 +145,13 @@ pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, Stor
     let mut segments = rows::segments(tx, id)?;
     for segment in &mut segments {
         segment.piece().again();
+    }
+    if let Some(model) = model {
+        job.remodel(model);
+    }
+    job.piece().again();
+    if job.job.state == State::Waiting(Stage::Index) {
+        hold(&mut segments);
     }
     let decoded =
         segments.iter().all(|s| !matches!(s.segment.state, State::Held | State::Waiting(Stage::Decode)));
@@ -149,10 +162,6 @@ pub(super) fn retry(tx: &Connection, id: JobId, now: Stamp) -> Result<bool, Stor
     job.job.timeline = timeline;
     job.job.run += 1;
     job.job.callback = job.job.callback.take().map(Callback::again);
-    job.piece().again();
-    if job.job.state == State::Waiting(Stage::Index) {
-        hold(&mut segments);
-    }
     rerank(tx, job.job.priority, &mut segments)?;
     for segment in &mut segments {
         segment.segment.run = job.job.run;
