@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use common::http_error::HttpError;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -45,9 +45,9 @@ pub(super) fn written(
             let _ = timeout(PATIENCE, sender.send(Err(error))).await;
         }
     });
-    Ok(Body::from_stream(stream::unfold(receiver, async |mut receiver| {
-        Some((receiver.recv().await?, receiver))
-    })))
+    let parts = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    // Compression asks again after the end.
+    Ok(Body::from_stream(parts.fuse()))
 }
 
 /// Where to write. What is written in small pieces is to be gathered before.

@@ -43,6 +43,7 @@ async fn a_job_whose_model_is_gone_ends_and_is_retried_with_the_one_that_is_ther
     assert_eq!(job.settings.model.digest, "retrained");
     assert_eq!(job.state, State::Waiting(Stage::Index));
     house.finish(2).await;
+    house.settle(id).await;
     house.expect_status(id, "POSTPROCESSING_COMPLETE").await;
 }
 
@@ -71,11 +72,12 @@ async fn jobs_wait_for_workers_to_come_and_for_those_with_their_model() {
     worker.offer.as_mut().unwrap().key.digest = "retrained".to_owned();
     house.store.announce(&worker).await.unwrap();
     assert_eq!(ends(&house, &mut Waiting::default(), Duration::ZERO).await, []);
-    house.expect_status(id, "PREPROCESSING").await;
+    assert!(house.store.job(id).await.unwrap().unwrap().is_live());
 
     // What is detected needs no model: a retry goes on where it stood.
     house.work(Stage::Decode).await;
     house.work(Stage::Detect).await;
+    house.settle(id).await;
     house.store.retire("infer-1").await.unwrap();
     assert_eq!(ends(&house, &mut Waiting::default(), Duration::ZERO).await, []);
     let failure = Failure { code: ErrorCode::PostprocessingError, message: "The disk is full.".to_owned() };

@@ -131,6 +131,15 @@ async fn detections_come_as_coco_table_or_lines_and_filtered() {
         (&Value::from(3), 1)
     );
 
+    // Compressed, as browsers ask for it, it arrives whole as well.
+    for format in ["detections.csv", "detections.json", "detections.jsonl"] {
+        let request = house.request("GET", &path(&format!("{format}?class=person")));
+        let answer = request.header("Accept-Encoding", "gzip").send().await.unwrap();
+        assert_eq!(answer.headers()["content-encoding"], "gzip");
+        let whole = answer.bytes().await.expect("the answer does not break off");
+        assert!(whole.starts_with(&[0x1f, 0x8b]), "{format}");
+    }
+
     // Unfiltered, it is the file on the volume, which can be had in parts.
     let whole = house.get(&path("detections.json")).await;
     assert_eq!(whole.headers()["accept-ranges"], "bytes");
