@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build services demo test chaos lint bench bench-store bench-cluster clean
+.PHONY: help setup build services demo test chaos lint bench bench-smoke bench-store bench-cluster clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,14 @@ lint: setup ## formatting, clippy, and the licences and origins of all dependenc
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 	scripts/deny.sh
 
-bench: build ## time the old way and Boxreel side by side: make bench VIDEO=… ROUNDS=3
+bench: build ## time Boxreel, its stages, and what one would use instead: make bench VIDEO=… ROUNDS=3 PARTS=runs
+	cargo build --release --locked --package boxreel --example bench_stages
+	cargo build --release --locked --package infer --example bare
 	@scripts/bench.sh
+
+bench-smoke: setup ## fail where a stage, or all of it, has become much slower than the network alone
+	cargo build --workspace --examples --locked
+	target/debug/examples/bench_stages smoke
 
 bench-store: setup ## time claims on both stores, with up to 10^6 segments waiting (some 15 minutes)
 	@scripts/fetch_mongod.sh

@@ -4,7 +4,8 @@
 Turns (old, new, old, new, …) rather than blocks, because a machine's speed drifts; medians and the whole spread,
 because a single number hides it. Boxreel is timed from outside, start and model loading included; the old way is
 timed from inside, without Python's start and the import of PyTorch, so the comparison leans towards the old way.
-Both write every frame file, text file and video, and a run that did not is not counted but ends the benchmark.
+Both write every frame file, text file and video, and a run that did not is not counted but ends the benchmark;
+Boxreel runs once more without frame and text files, as it does unless told.
 """
 
 import argparse
@@ -14,10 +15,10 @@ import os
 import pathlib
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+
+from watch import Watched
 
 
 def processor():
@@ -36,13 +37,18 @@ def processor():
 
 
 def run(name, command):
-    """Runs one program; gives its standard output and the seconds from start to end."""
-    start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
-    if done.returncode != 0:
-        sys.exit(f"{name} failed with exit code {done.returncode}:\n{done.stderr.strip()[-2000:]}")
-    return done.stdout, seconds
+    """Runs one program to its end, which has to be a good one."""
+    done = Watched(command)
+    if done.code != 0:
+        sys.exit(f"{name} failed with exit code {done.code}:\n{done.errors.strip()[-2000:]}")
+    return done
+
+
+def of_run(done, frames, seconds, details):
+    return {
+        "frames": frames, "seconds": round(seconds, 3), "outside": round(done.seconds, 3), "peak_bytes": done.peak,
+        "busy": done.busy, "details": details,
+    }  # fmt: skip
 
 
 def check_files(name, folder, frames):
@@ -53,29 +59,37 @@ def check_files(name, folder, frames):
 
 
 def old_way(script, arguments, out):
-    output, seconds = run("the old way", [sys.executable, script, arguments.clip, arguments.model, out])
-    summary = json.loads(output.strip().splitlines()[-1])
-    inside = summary.get("seconds", summary.get("total_s"))
+    done = run("the old way", [sys.executable, script, arguments.clip, arguments.model, out])
+    summary = json.loads(done.output.strip().splitlines()[-1])
     check_files("the old way", out, summary["frames"])
-    return {"frames": summary["frames"], "seconds": inside, "outside": round(seconds, 3), "details": summary}
+    return of_run(done, summary["frames"], summary.get("seconds", summary.get("total_s")), summary)
 
 
-def boxreel(arguments, out):
+def boxreel(arguments, out, files, precision):
     command = [arguments.boxreel, "detect", arguments.clip, "--out", out, "--model", arguments.model]
-    output, seconds = run("boxreel", [*command, "--exist-ok", "--save-frames", "--save-txt", "--json"])
-    summary = json.loads(output)
+    command += ["--precision", precision, "--exist-ok", "--json"]
+    done = run("boxreel", [*command, "--save-frames", "--save-txt"] if files else command)
+    summary = json.loads(done.output)
     frames = summary["sources"][0]["frames"]
-    check_files("boxreel", out / arguments.clip.stem, frames)
-    return {"frames": frames, "seconds": round(seconds, 3), "outside": round(seconds, 3), "details": summary}
+    if files:
+        check_files("boxreel", out / arguments.clip.stem, frames)
+    return of_run(done, frames, done.seconds, summary)
+
+
+def speed(entry):
+    return entry["frames"] / entry["seconds"]
 
 
 def table(rows, reference):
-    lines = [f"{'':<28}{'frames/s':>10}{'slowest':>10}{'fastest':>10}{'rounds':>8}{'ratio':>8}"]
-    base = statistics.median(rows[reference])
-    for name, speeds in rows.items():
-        middle = statistics.median(speeds)
+    lines = [f"{'':<32}{'frames/s':>10}{'slowest':>9}{'fastest':>9}{'ratio':>7}{'peak MB':>9}{'busy':>6}"]
+    base = statistics.median(speed(entry) for entry in rows[reference])
+    for name, entries in rows.items():
+        speeds = [speed(entry) for entry in entries]
+        peak = max(entry["peak_bytes"] for entry in entries) / 1e6
+        busy = statistics.median(share for entry in entries for share in entry["busy"] or [0])
         lines.append(
-            f"{name:<28}{middle:>10.2f}{min(speeds):>10.2f}{max(speeds):>10.2f}{len(speeds):>8}{middle / base:>8.2f}"
+            f"{name:<32}{statistics.median(speeds):>10.2f}{min(speeds):>9.2f}{max(speeds):>9.2f}"
+            f"{statistics.median(speeds) / base:>7.2f}{peak:>9.0f}{busy:>6.0%}"
         )
     return "\n".join(lines)
 
@@ -87,6 +101,7 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--boxreel", type=pathlib.Path, required=True, help="the program, a release build")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", default=["auto"], help="Boxreel's, one or more")
     parser.add_argument("--peer", type=pathlib.Path, help="another script taking the old way's arguments")
     parser.add_argument("--results", type=pathlib.Path, required=True, help="folder for the JSON file")
     arguments = parser.parse_args()
@@ -94,7 +109,10 @@ def main():
     runners = {"old way": lambda out: old_way(here / "old_way.py", arguments, out)}
     if arguments.peer is not None:
         runners[f"old way ({arguments.peer.name})"] = lambda out: old_way(arguments.peer, arguments, out)
-    runners["boxreel"] = lambda out: boxreel(arguments, out)
+    for precision in arguments.precision:
+        name = "boxreel" if precision == "auto" else f"boxreel {precision}"
+        runners[name] = lambda out, p=precision: boxreel(arguments, out, True, p)
+        runners[f"{name}, video and data only"] = lambda out, p=precision: boxreel(arguments, out, False, p)
 
     machine = processor()
     rounds = []
@@ -108,17 +126,18 @@ def main():
                 shutil.rmtree(out)
             rounds.append({"round": number, "program": name, **result})
             print(
-                f"round {number}: {name:<28} {result['frames']} frames in {result['seconds']:.1f} s", file=sys.stderr
+                f"round {number}: {name:<32} {result['frames']} frames in {result['seconds']:.1f} s", file=sys.stderr
             )
 
     if len({entry["frames"] for entry in rounds}) != 1:
         sys.exit("the programs do not agree on the number of frames in this clip: the times would not compare")
-    speeds = {name: [e["frames"] / e["seconds"] for e in rounds if e["program"] == name] for name in runners}
+    rows = {name: [entry for entry in rounds if entry["program"] == name] for name in runners}
     bf16 = [flag for flag in machine["flags"] if flag.endswith("_bf16")]
     flags = " and ".join(bf16) or "neither amx_bf16 nor avx512_bf16"
-    print(f"{arguments.clip.name}, {rounds[0]['frames']} frames, with all frame files")
+    print(f"{arguments.clip.name}, {rounds[0]['frames']} frames")
     print(f"{machine['model']}, {machine['cores']} cores, {flags}; load before: {machine['load_before']}\n")
-    print(table(speeds, "old way"))
+    print(table(rows, "old way"))
+    print("\nbusy: share of all cores' time, the median second; peak: the program and its children together")
 
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     report = arguments.results / f"bench-{stamp}.json"
