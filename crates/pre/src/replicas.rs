@@ -178,7 +178,7 @@ fn sentence(error: &ScaleError) -> &'static str {
 }
 
 fn impossible(why: &'static str) -> HttpError {
-    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "no_cluster", why)
+    HttpError::new(StatusCode::CONFLICT, "no_cluster", why)
 }
 
 fn refusal(error: &ScaleError) -> HttpError {

@@ -37,10 +37,10 @@ pub(super) struct DetectionParams {
     #[param(nullable = false, example = "person,car")]
     class: Option<String>,
     /// From this frame on, counted from 0.
-    #[param(nullable = false, minimum = 0)]
+    #[param(nullable = false, value_type = Option<i64>, minimum = 0, maximum = 4294967295_u32)]
     first_frame: Option<u32>,
     /// Up to this frame, included.
-    #[param(nullable = false, minimum = 0)]
+    #[param(nullable = false, value_type = Option<i64>, minimum = 0, maximum = 4294967295_u32)]
     last_frame: Option<u32>,
 }
 

@@ -242,10 +242,10 @@ pub(super) struct Wanted {
         (status = 200, body = ReplicasView), (status = 400, body = ErrorAnswer), (status = 401, body = ErrorAnswer),
         (status = 403, body = ErrorAnswer,
             description = "The cluster forbids it, or this service has no admin token."),
-        (status = 404, body = ErrorAnswer), (status = 409, body = ErrorAnswer, description = "The cluster did not take it."),
+        (status = 404, body = ErrorAnswer), (status = 409, body = ErrorAnswer, description = "The cluster did not take it, or there is none."),
         (status = 413, body = ErrorAnswer), (status = 415, body = ErrorAnswer),
         (status = 422, body = ErrorAnswer, description = "It is no number of replicas, or more than is allowed."),
-        (status = 503, body = ErrorAnswer, description = "There is no cluster, or it does not answer."),
+        (status = 503, body = ErrorAnswer, description = "The cluster does not answer."),
     )
 )]
 pub(super) async fn scale(

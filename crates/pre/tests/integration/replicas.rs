@@ -201,7 +201,7 @@ async fn outside_of_a_cluster_the_sentence_says_how_replicas_are_changed() {
         (Scaling::no_cluster(), "no_cluster", "Kubernetes"),
     ] {
         let house = house(scaling, &["--admin-token", ADMIN]).await.with_token(ADMIN);
-        let answer = body(put(&house, "pre", "{\"replicas\": 3}").await, 503).await;
+        let answer = body(put(&house, "pre", "{\"replicas\": 3}").await, 409).await;
         assert!(answer["error"]["message"].as_str().unwrap().contains(word), "{answer}");
         let shown = house.get_json("/v1/workers", 200).await;
         assert_eq!(shown["scaling"]["place"], place);
