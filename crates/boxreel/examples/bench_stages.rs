@@ -54,7 +54,8 @@ const WHOLE_SHARE: &str = "all at once / bare network";
 fn main() -> ExitCode {
     boxreel::children().serve_if_child();
     let mut arguments = std::env::args().skip(1);
-    let video = arguments.next().expect("usage: bench_stages VIDEO [--model FILE] [--precision P] [--rounds N]");
+    let video =
+        arguments.next().expect("usage: bench_stages VIDEO [--model FILE] [--precision P] [--rounds N]");
     let smoke = video == "smoke";
     let folder = tempfile::tempdir_in("target").expect("the benchmark is started in the repository");
     let video = if smoke { clip(folder.path(), "clip.mp4", 192) } else { PathBuf::from(video) };
@@ -270,16 +271,13 @@ impl House {
 fn parts(video: &Path, detector: &Detector, rounds: usize) -> Vec<Line> {
     let folder = tempfile::tempdir_in("target").unwrap();
     let prepared = prepare(video, &Limits::default(), &folder.path().join("mezzanine"), &mut |_| {}).unwrap();
-    let source = if prepared.mezzanine.is_some() { folder.path().join("mezzanine") } else { video.to_owned() };
+    let source =
+        if prepared.mezzanine.is_some() { folder.path().join("mezzanine") } else { video.to_owned() };
     let index = prepared.index;
     let last = index.frames.len().min(PARTS) as u32 - 1;
     let count = f64::from(last + 1);
-    let painter = post::draw::Painter::new(
-        detector.names(),
-        index.video.width,
-        index.video.height,
-        index.video.color,
-    );
+    let painter =
+        post::draw::Painter::new(detector.names(), index.video.width, index.video.height, index.video.color);
     let boxes: Vec<Detection> = (0..8)
         .map(|i| {
             let at = 0.05 + 0.1 * i as f32;

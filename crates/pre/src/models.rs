@@ -72,7 +72,9 @@ pub(crate) async fn run(app: App) {
                     info!(job = %id, "no worker has the job's model any more: it ended");
                 }
             }
-            Err(error) => warn!(%error, "whether jobs wait for a model that is gone is looked at again later"),
+            Err(error) => {
+                warn!(%error, "whether jobs wait for a model that is gone is looked at again later")
+            }
         }
     }
     duty.release().await;
