@@ -180,13 +180,13 @@ def view(image, region, method):
     return canvas
 
 
-def augmented(image, picture, random):
+def augmented(image, picture, random, whole_share=0.0):
     """A picture as training sees it: bytes (300, 300, 3), boxes as fractions, which boxes are left."""
     image = coloured(image, random)
     whole = np.array([0, 0, image.width, image.height], np.float64)
     scale = whole[2:] / [picture.width, picture.height]
     boxes = picture.boxes * np.concatenate([scale, scale])
-    region = cropped(zoomed_out(whole, random), boxes, random)
+    region = whole if random.random() < whole_share else cropped(zoomed_out(whole, random), boxes, random)
     method = random.choice([Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
     image = view(image, region, Image.Resampling(int(method)))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -203,41 +203,57 @@ def augmented(image, picture, random):
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Items are asked for by (epoch, number), which with the seed decides on every random choice: a run that was
-    interrupted goes on exactly as it would have, however many workers there are. Gives the picture, what `match`
+    """Items are asked for by (epoch, place in it, number of the picture); the seed and the first two decide on every
+    random choice: a run that was interrupted goes on exactly as it would have, however many workers there are. Gives the picture, what `match`
     says of its default boxes, and which classes are labelled."""
 
-    def __init__(self, data, seed):
-        self.data, self.seed, self.defaults = data, seed, default_boxes()
+    def __init__(self, data, seed, whole_share=0.0):
+        self.data, self.seed, self.whole_share, self.defaults = data, seed, whole_share, default_boxes()
 
     def __len__(self):
         return len(self.data.pictures)
 
     def __getitem__(self, at):
-        epoch, number = at
+        epoch, place, number = at
         picture = self.data.pictures[number]
-        random = np.random.default_rng([self.seed, epoch, number])
+        random = np.random.default_rng([self.seed, epoch, place])
         with Image.open(picture.path) as image:
-            pixels, boxes, left = augmented(image.convert("RGB"), picture, random)
+            pixels, boxes, left = augmented(image.convert("RGB"), picture, random, self.whole_share)
         objects = (torch.from_numpy(values[left]) for values in (boxes, picture.classes, picture.ignored))
         target, wanted = match(*objects, self.defaults)
         return pixels, target, wanted, picture.labelled
 
 
-class Batches(torch.utils.data.Sampler):
-    """The batches of many epochs: in each, every picture at most once, in an order that seed and epoch decide."""
+def repeats(data, threshold):
+    """How often each picture should be seen, against others: a class that a share f of the pictures has counts
+    max(1, sqrt(threshold / f)), a picture as its rarest class (repeat-factor sampling, LVIS, Gupta et al. 2019)."""
+    kinds = [np.unique(picture.classes[~picture.ignored]) for picture in data.pictures]
+    share = np.bincount(np.concatenate(kinds), minlength=len(data.names) + 1) / len(kinds)
+    factor = np.sqrt(threshold / np.maximum(share, 1e-9)).clip(min=1)
+    return [float(factor[classes].max(initial=1)) for classes in kinds]
 
-    def __init__(self, count, batch, seed, epochs):
-        self.count, self.batch, self.seed, self.epochs = count, batch, seed, epochs
+
+class Batches(torch.utils.data.Sampler):
+    """The batches of many epochs. An epoch has as many pictures as there are, each as often as its weight says (rounded
+    up or down by chance; equal weights: once), in an order that seed and epoch decide."""
+
+    def __init__(self, weights, batch, seed, epochs):
+        self.weights, self.batch, self.seed, self.epochs = np.asarray(weights), batch, seed, epochs
 
     def __len__(self):
-        return len(self.epochs) * (self.count // self.batch)
+        return len(self.epochs) * (len(self.weights) // self.batch)
 
     def __iter__(self):
+        count = len(self.weights)
         for epoch in self.epochs:
-            order = np.random.default_rng([self.seed, epoch, 2**32]).permutation(self.count).tolist()
-            for at in range(0, self.count - self.batch + 1, self.batch):
-                yield [(epoch, number) for number in order[at : at + self.batch]]
+            random = np.random.default_rng([self.seed, epoch, 2**32])
+            order = random.permutation(count)
+            # Systematic sampling: one draw for all.
+            ends = self.weights[order].cumsum()
+            chosen = np.searchsorted(ends / ends[-1] * count, np.arange(count) + random.random(), side="right")
+            order = random.permutation(order[chosen.clip(max=count - 1)]).tolist()
+            for at in range(0, count - self.batch + 1, self.batch):
+                yield [(epoch, place, order[place]) for place in range(at, at + self.batch)]
 
 
 @lru_cache(maxsize=256)

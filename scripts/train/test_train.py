@@ -152,5 +152,24 @@ class Teacher(unittest.TestCase):
         self.assertEqual(one.labelled.tolist(), [True, True, True, False])
 
 
+class Epochs(unittest.TestCase):
+    def test_every_picture_comes_once_where_all_weigh_the_same(self):
+        seen = [item for batch in data.Batches([1.0] * 12, 4, 7, [3]) for item in batch]
+        self.assertEqual(sorted(number for _, _, number in seen), list(range(12)))
+        self.assertEqual([(epoch, place) for epoch, place, _ in seen], [(3, place) for place in range(12)])
+
+    def test_rare_classes_are_seen_more_often(self):
+        # Of 100 pictures one has class 2, a crowd of it is on another.
+        many = [picture([[0, 0, 9, 9]], [1]) for _ in range(98)]
+        many += [picture([[0, 0, 9, 9]] * 2, [1, 2]), picture([[0, 0, 9, 9]] * 2, [1, 2], [False, True])]
+        weights = data.repeats(data.Data(many, ["a", "b", "c"], [10, 20, 30], {}), 0.16)
+        self.assertEqual(weights[:98] + weights[99:], [1.0] * 99)
+        self.assertAlmostEqual(weights[98], 4.0)
+        seen = [number for batch in data.Batches(weights, 10, 7, range(20)) for _, _, number in batch]
+        self.assertEqual(len(seen), 20 * 100)
+        # 4 of 103 parts of each epoch's 100 pictures.
+        self.assertAlmostEqual(seen.count(98) / 20, 400 / 103, delta=0.3)
+
+
 if __name__ == "__main__":
     unittest.main()

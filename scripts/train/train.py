@@ -39,7 +39,13 @@ def arguments():
     add("--epochs", type=int, default=60)
     add("--steps", type=int, help="end after so many steps, whatever the epochs: for a trial")
     add("--batch", type=int, default=32)
+    add("--optimizer", choices=["sgd", "adamw"], default="sgd", help="sgd for long trainings, adamw for short ones")
     add("--rate", type=float, default=0.0026, help="learning rate at its highest, for a batch of 32; scaled with the batch")
+    add("--backbone-rate", type=float, default=1.0, help="share of the rate that the backbone learns at")
+    add("--norms", choices=["learn", "keep"], default="learn", help="keep: BatchNorm goes on with the statistics it starts "
+        "with, as small batches need")
+    add("--whole", type=float, default=0.0, help="share of the pictures that are seen whole, neither zoomed nor cropped")
+    add("--balance", type=float, help="pictures with a class that less than this share of the pictures has are seen more often")
     add("--warm-up", type=int, default=500, help="steps over which the rate rises")
     add("--decay", type=float, default=0.0005, help="weight decay of the convolutions")
     add("--ema", type=float, default=0.9995, help="decay of the averaged weights, which are measured and exported")
@@ -73,8 +79,9 @@ class Average:
                 own.copy_(theirs)
 
 
-def trained(model, freeze):
-    """Freezes the first parts; their batch normalisation, too, keeps its statistics."""
+def trained(model, freeze, norms):
+    """Freezes the first parts; their batch normalisation, too, keeps its statistics, as all of it does if `norms` is
+    "keep"."""
     parts = model.parts()[:freeze]
     for part in parts:
         for parameter in part.parameters():
@@ -82,10 +89,22 @@ def trained(model, freeze):
 
     def mode():
         model.train()
-        for part in parts:
+        fixed = parts if norms == "learn" else [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for part in fixed:
             part.eval()
 
     return mode
+
+
+def groups(model, highest, options):
+    """What is learnt: convolutions with weight decay, the rest without; the backbone apart, for its own rate."""
+    backbone = {id(parameter) for parameter in model.feature_extractor.parameters()}
+    found = []
+    for own, rate in ((True, highest * options.backbone_rate), (False, highest)):
+        learnt = [p for p in model.parameters() if p.requires_grad and (id(p) in backbone) == own]
+        found.append({"params": [p for p in learnt if p.dim() > 1], "weight_decay": options.decay, "highest": rate})
+        found.append({"params": [p for p in learnt if p.dim() <= 1], "weight_decay": 0.0, "highest": rate})
+    return found
 
 
 def rate_at(step, steps, warm_up):
@@ -132,15 +151,16 @@ def main():
         fresh = load_weights(model, options.init)
         print(f"starting from {options.init}" + (f"; at random: {', '.join(fresh)}" if fresh else ""))
     model.to(device, memory_format=torch.channels_last)
-    mode = trained(model, options.freeze)
+    mode = trained(model, options.freeze, options.norms)
     average = Average(model, options.ema)
     defaults = default_boxes().to(device)
 
-    heavy = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    light = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": heavy, "weight_decay": options.decay}, {"params": light, "weight_decay": 0.0}]
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     highest = options.rate * options.batch / 32
-    optimizer = torch.optim.SGD(groups, lr=highest, momentum=0.9, nesterov=True)
+    if options.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups(model, highest, options), lr=highest, momentum=0.9, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(groups(model, highest, options), lr=highest)
 
     precision = options.precision
     if precision == "auto":
@@ -174,9 +194,10 @@ def main():
         publish({"model": average.model.state_dict(), "names": train.names, "training": training}, path)
 
     epochs = range(epoch, epoch + math.ceil(max(0, steps - step) / per_epoch))
+    weights = pictures.repeats(train, options.balance) if options.balance else [1.0] * len(train.pictures)
     loader = torch.utils.data.DataLoader(
-        pictures.Augmented(train, options.seed), num_workers=options.workers, pin_memory=device.type == "cuda",
-        batch_sampler=pictures.Batches(len(train.pictures), options.batch, options.seed, epochs),
+        pictures.Augmented(train, options.seed, options.whole), num_workers=options.workers,
+        pin_memory=device.type == "cuda", batch_sampler=pictures.Batches(weights, options.batch, options.seed, epochs),
     )  # fmt: skip
     mode()
     started, places, kinds, count = time.monotonic(), 0.0, 0.0, 0
@@ -186,14 +207,14 @@ def main():
         pixels, target, wanted, labelled = (values.to(device, non_blocking=True) for values in batch)
         share = rate_at(step, steps, warm_up)
         for group in optimizer.param_groups:
-            group["lr"] = highest * share
+            group["lr"] = group["highest"] * share
         with autocast():
             offsets, logits = model(normalised(pixels))
         of_place, of_kind = loss(offsets, logits, target, wanted, labelled, defaults)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(of_place + of_kind).backward()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(heavy + light, 10.0)
+        torch.nn.utils.clip_grad_norm_(learnt, 10.0)
         scaler.step(optimizer)
         scaler.update()
         average.update(model)
