@@ -13,6 +13,7 @@ mod report;
 mod run_folder;
 pub mod serve;
 mod sources;
+mod stills;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
