@@ -25,6 +25,9 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Measure how well a model finds the objects that are marked in pictures: COCO's AP and AR.
     Eval(EvalArgs),
+    /// Make weights ready for --precision int8: measures the network's activations on pictures, which need no
+    /// annotations, and writes the weights again with what they come to.
+    Calibrate(CalibrateArgs),
 }
 
 /// Arguments of `boxreel detect`.
@@ -67,7 +70,8 @@ pub struct DetectArgs {
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Arithmetic of the network: auto, fp32, bf16 or fp16. auto takes what the processor is built for.
+    /// Arithmetic of the network: auto, fp32, bf16, fp16 or int8. auto takes what the processor is built for; int8 is the
+    /// quickest on a CPU and needs weights that `boxreel calibrate` wrote.
     #[arg(long, default_value = "auto")]
     pub precision: PrecisionChoice,
 
@@ -127,7 +131,8 @@ pub struct EvalArgs {
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Arithmetic of the network: auto, fp32, bf16 or fp16. auto takes what the processor is built for.
+    /// Arithmetic of the network: auto, fp32, bf16, fp16 or int8. auto takes what the processor is built for; int8 is the
+    /// quickest on a CPU and needs weights that `boxreel calibrate` wrote.
     #[arg(long, default_value = "auto")]
     pub precision: PrecisionChoice,
 
@@ -142,6 +147,30 @@ pub struct EvalArgs {
     /// Print the figures as JSON.
     #[arg(long)]
     pub json: bool,
+
+    /// Print no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Arguments of `boxreel calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Folder of pictures (JPEG, PNG or WebP) such as the network is to work on; a hundred or more are best.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+
+    /// Only N pictures, spread evenly over the folder's, by name.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
+    /// Weights (safetensors, or a file of torch.save). Default: the weights that came with Boxreel.
+    #[arg(long, value_name = "PATH", env = "BOXREEL_MODEL")]
+    pub model: Option<PathBuf>,
+
+    /// The file to write: the same weights, as safetensors, ready for int8.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 
     /// Print no progress.
     #[arg(long, short)]

@@ -1,8 +1,6 @@
 //! `boxreel eval`: the real detector over still pictures, measured by COCO's metric.
 
-mod progress;
 mod score;
-mod still;
 mod truth;
 
 use std::path::{Path, PathBuf};
@@ -14,21 +12,18 @@ use comfy_table::{CellAlignment, Table, presets};
 use common::detection::Detection;
 use common::files::publish_bytes;
 use hotcoco::Annotation;
-use infer::{Detector, DetectorSettings, Frames, ModelFile, NmsOptions};
+use infer::{Detector, DetectorSettings, Frames, ModelFile, NmsOptions, weights};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::EvalArgs;
-use infer::weights;
-use progress::Progress;
+use crate::stills::{self, CHUNK, Progress};
 use score::Score;
 use truth::{Picture, Truth};
 
 /// As `boxreel detect` suppresses, unless told otherwise.
 const OPTIONS: NmsOptions = NmsOptions { iou: 0.5, max_det: 200 };
-/// Pictures read ahead at once: enough for every thread of a processor, or a batch of a GPU.
-const CHUNK: usize = 64;
 
 /// Runs the command.
 ///
@@ -86,7 +81,7 @@ pub async fn run(arguments: EvalArgs) -> Result<ExitCode> {
 
 /// The absolute path of a file that is still to be written, in a folder that is there: better known before the
 /// work than after it.
-fn writable(path: &Path) -> Result<PathBuf> {
+pub(crate) fn writable(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).with_context(|| format!("Cannot write {}", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
@@ -110,7 +105,7 @@ async fn detect(
     // One chunk is read while the one before is detected, and a third waits: memory stays bounded.
     let reader = tokio::task::spawn_blocking(move || {
         for chunk in wanted.chunks(CHUNK) {
-            let read = still::read(chunk);
+            let read = stills::read(chunk, |picture| &picture.path, Picture::check);
             let stop = read.is_err();
             if sender.blocking_send(read).is_err() || stop {
                 return;

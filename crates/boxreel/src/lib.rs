@@ -3,6 +3,7 @@
 //! Never in here: a stage's work, or a second way of doing one. What the services do, this program does by the
 //! same code.
 
+mod calibrate;
 pub mod cli;
 mod detect;
 mod eval;
@@ -13,6 +14,7 @@ mod report;
 mod run_folder;
 pub mod serve;
 mod sources;
+mod stills;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -36,6 +38,7 @@ pub fn run(cli: cli::Cli) -> ExitCode {
     let ended = match cli.command {
         cli::Command::Detect(arguments) => command(|| detect::run(arguments)),
         cli::Command::Eval(arguments) => command(|| eval::run(arguments)),
+        cli::Command::Calibrate(arguments) => command(|| calibrate::run(arguments)),
         cli::Command::Serve(arguments) => {
             program::check_environment();
             program::run("boxreel", &arguments.service.logs.clone(), |stop| serve::run(arguments, stop))

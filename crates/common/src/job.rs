@@ -433,6 +433,8 @@ pub enum Precision {
     Bf16,
     /// 16-bit floating point (GPU).
     Fp16,
+    /// 8-bit integers, with the scales of a calibrated model (CPU).
+    Int8,
 }
 
 impl fmt::Display for Precision {
@@ -441,6 +443,7 @@ impl fmt::Display for Precision {
             Self::Fp32 => "fp32",
             Self::Bf16 => "bf16",
             Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
         })
     }
 }

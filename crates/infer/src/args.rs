@@ -40,7 +40,8 @@ pub struct ModelArgs {
     #[arg(long, env = "BOXREEL_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Arithmetic of the network: auto, fp32, bf16 or fp16. auto takes what the processor is built for.
+    /// Arithmetic of the network: auto, fp32, bf16, fp16 or int8. auto takes what the processor is built for; int8 is the
+    /// quickest on a CPU and needs weights that `boxreel calibrate` wrote.
     #[arg(long, env = "BOXREEL_PRECISION", default_value = "auto")]
     pub precision: PrecisionChoice,
 

@@ -20,7 +20,7 @@ use crate::native;
 use crate::ssd300::boxes::{DefaultBox, default_boxes};
 use crate::ssd300::nms::{self, NmsOptions};
 use crate::ssd300::{FRAME_BYTES, NetworkError, Ssd300};
-use crate::weights::{self, ModelError, ModelFile};
+use crate::weights::{ModelError, ModelFile, StateDict};
 
 /// Where and how to detect.
 #[derive(Debug, Clone, Default)]
@@ -40,12 +40,13 @@ const CPU_BATCH: usize = 4;
 /// Pictures in a batch on a GPU, unless told.
 const GPU_BATCH: usize = 32;
 
-/// The device and arithmetic that `settings` come to on this machine: what a job's [`ModelKey`] freezes.
+/// The device and arithmetic that `settings` come to on this machine with these weights: what a job's [`ModelKey`]
+/// freezes.
 ///
 /// # Errors
 /// When what the settings ask for is not there.
-pub fn resolve(settings: &DetectorSettings) -> Result<(Device, Precision), DeviceError> {
-    device::choose(settings.device, settings.precision)
+pub fn resolve(settings: &DetectorSettings, dict: &StateDict) -> Result<(Device, Precision), DeviceError> {
+    device::choose(settings.device, settings.precision, dict.scales())
 }
 
 /// Why there are no detections.
@@ -192,14 +193,8 @@ impl Detector {
     /// # Errors
     /// When the device is not there, the file changed or is unreadable, or memory does not suffice.
     pub fn start(model: &ModelFile, settings: &DetectorSettings) -> Result<Self, ModelError> {
-        let (device, precision) = resolve(settings)?;
-        let (found, dict) = weights::read(&model.path)?;
-        if found.digest != model.digest {
-            return Err(ModelError::Malformed {
-                path: model.path.clone(),
-                reason: "it has changed since it was opened".to_owned(),
-            });
-        }
+        let dict = model.tensors()?;
+        let (device, precision) = resolve(settings, &dict)?;
         let (batch, threads) = match device {
             Device::Cpu => {
                 let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -233,13 +228,13 @@ impl Detector {
                 .map_err(|error| NetworkError::Torch(format!("no thread could be started: {error}")))?;
             handles.push(handle);
         }
-        let key = ModelKey { digest: found.digest, precision };
+        let key = ModelKey { digest: model.digest.clone(), precision };
         let inner = Inner {
             queue: Some(sender),
             threads: handles,
             paces,
             key,
-            names: found.names,
+            names: model.names.clone(),
             device,
             batch,
             observed: OnceLock::new(),

@@ -8,6 +8,7 @@ pub use common::job::Precision;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Kind, Tensor};
 
+use crate::calibration::{Scales, Uncalibrated};
 use crate::native;
 
 /// What a user may say after `--device`.
@@ -68,7 +69,8 @@ impl FromStr for PrecisionChoice {
             "fp32" => Ok(Self::Exactly(Precision::Fp32)),
             "bf16" => Ok(Self::Exactly(Precision::Bf16)),
             "fp16" => Ok(Self::Exactly(Precision::Fp16)),
-            _ => Err(format!("{text:?} is no precision: say auto, fp32, bf16 or fp16")),
+            "int8" => Ok(Self::Exactly(Precision::Int8)),
+            _ => Err(format!("{text:?} is no precision: say auto, fp32, bf16, fp16 or int8")),
         }
     }
 }
@@ -123,15 +125,31 @@ pub enum DeviceError {
     /// fp16 on a CPU.
     #[error("fp16 needs a CUDA device; on a CPU use --precision auto, fp32 or bf16")]
     HalfOnCpu,
+    /// int8 on a GPU.
+    #[error("int8 runs on a CPU only; use --device cpu, or on a GPU --precision auto, fp16 or fp32")]
+    Int8OnGpu,
+    /// int8 on a processor that is slow at it, or inexact.
+    #[error(
+        "int8 needs a processor that multiplies 8-bit integers (avx512_vnni, avx_vnni or amx_int8), and this one does \
+         not; use --precision auto, fp32 or bf16"
+    )]
+    NoInt8,
+    /// int8 with weights that have no scales for it.
+    #[error(
+        "int8 needs the scales of the network's activations, and {0}; measure them with boxreel calibrate --images DIR \
+         --model PATH --out FILE and name that FILE with --model, or use --precision auto"
+    )]
+    Uncalibrated(Uncalibrated),
 }
 
-/// Decides on a device and an arithmetic.
+/// Decides on a device and an arithmetic. `scales` are those of the model's activations.
 ///
 /// # Errors
 /// When what was asked for is not there.
 pub(crate) fn choose(
     device: DeviceChoice,
     precision: PrecisionChoice,
+    scales: Result<&Scales, &Uncalibrated>,
 ) -> Result<(Device, Precision), DeviceError> {
     let device = match device {
         DeviceChoice::Cpu => Device::Cpu,
@@ -140,12 +158,29 @@ pub(crate) fn choose(
     };
     let precision = match (precision, device) {
         (PrecisionChoice::Exactly(Precision::Fp16), Device::Cpu) => return Err(DeviceError::HalfOnCpu),
+        (PrecisionChoice::Exactly(Precision::Int8), device) => {
+            can_int8(device, scales)?;
+            Precision::Int8
+        }
         (PrecisionChoice::Exactly(precision), _) => precision,
         (PrecisionChoice::Auto, Device::Cuda(_)) => Precision::Fp16,
+        // int8 is for those who ask for it: it costs a little accuracy. This line would make it the usual one:
+        // (PrecisionChoice::Auto, Device::Cpu) if can_int8(device, scales).is_ok() => Precision::Int8,
         (PrecisionChoice::Auto, Device::Cpu) if multiplies_bf16() => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
     };
     Ok((device, precision))
+}
+
+/// Whether int8 can be had there.
+fn can_int8(device: Device, scales: Result<&Scales, &Uncalibrated>) -> Result<(), DeviceError> {
+    if device != Device::Cpu {
+        return Err(DeviceError::Int8OnGpu);
+    }
+    if !multiplies_int8() {
+        return Err(DeviceError::NoInt8);
+    }
+    scales.map(|_| ()).map_err(|reason| DeviceError::Uncalibrated(reason.clone()))
 }
 
 fn cuda(index: usize) -> Result<Device, DeviceError> {
@@ -180,23 +215,38 @@ fn load_cuda() -> Result<(), String> {
 #[must_use]
 pub fn multiplies_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    {
-        // AMX's flag (leaf 7, EDX bit 22) is read by hand: std does not offer it yet.
-        let amx = std::arch::x86_64::__cpuid(0).eax >= 7
-            && std::arch::x86_64::__cpuid_count(7, 0).edx >> 22 & 1 == 1;
-        std::arch::is_x86_feature_detected!("avx512bf16")
-            || amx && std::arch::is_x86_feature_detected!("avx512f")
-    }
+    return std::arch::is_x86_feature_detected!("avx512bf16") || has_amx(22);
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
-/// Whether oneDNN computes convolutions in this arithmetic on this processor: asked by trying.
+/// Whether the processor multiplies 8-bit integers in hardware and adds the products up in 32 bits. Where it does not,
+/// oneDNN adds them up in 16 bits, which saturates, and int8 is hardly faster than fp32.
+#[must_use]
+pub fn multiplies_int8() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512vnni")
+        || std::arch::is_x86_feature_detected!("avxvnni")
+        || has_amx(25);
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether the processor has the part of AMX that a bit of CPUID's leaf 7 (EDX) stands for, and AVX-512 around it. The
+/// flag is read by hand: std does not offer it yet.
+#[cfg(target_arch = "x86_64")]
+fn has_amx(bit: u32) -> bool {
+    let amx =
+        std::arch::x86_64::__cpuid(0).eax >= 7 && std::arch::x86_64::__cpuid_count(7, 0).edx >> bit & 1 == 1;
+    amx && std::arch::is_x86_feature_detected!("avx512f")
+}
+
+/// Whether oneDNN computes floating-point convolutions in this arithmetic on this processor: asked by trying.
 pub(crate) fn onednn_knows(precision: Precision) -> bool {
     static BF16: OnceLock<bool> = OnceLock::new();
     match precision {
         Precision::Fp32 => true,
-        Precision::Fp16 => false,
+        Precision::Fp16 | Precision::Int8 => false,
         Precision::Bf16 => *BF16.get_or_init(|| {
             let options = (Kind::BFloat16, tch::Device::Cpu);
             let tried = Tensor::f_zeros([16, 16, 1, 1], options).map_err(Into::into).and_then(|weight| {
@@ -220,31 +270,52 @@ mod tests {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        for text in ["auto", "fp32", "bf16", "fp16"] {
+        for text in ["auto", "fp32", "bf16", "fp16", "int8"] {
             assert_eq!(text.parse::<PrecisionChoice>().unwrap().to_string(), text);
         }
         let refusal = "gpu".parse::<DeviceChoice>().unwrap_err();
         assert!(refusal.contains("cuda:N"), "{refusal}");
         assert!("cuda:x".parse::<DeviceChoice>().is_err());
-        assert!("int8".parse::<PrecisionChoice>().is_err());
+        assert!("int4".parse::<PrecisionChoice>().unwrap_err().contains("fp16 or int8"));
     }
 
     #[test]
     fn half_precision_is_refused_on_a_cpu() {
         let exactly = PrecisionChoice::Exactly(Precision::Fp16);
-        assert_eq!(choose(DeviceChoice::Cpu, exactly), Err(DeviceError::HalfOnCpu));
+        let chosen = choose(DeviceChoice::Cpu, exactly, Err(&Uncalibrated::Never));
+        assert_eq!(chosen, Err(DeviceError::HalfOnCpu));
+    }
+
+    #[test]
+    fn int8_needs_a_cpu_that_is_made_for_it_and_scales() {
+        let exactly = PrecisionChoice::Exactly(Precision::Int8);
+        let scales = Scales::default();
+        let refused = choose(DeviceChoice::Cpu, exactly, Err(&Uncalibrated::Never)).unwrap_err();
+        let chosen = choose(DeviceChoice::Cpu, exactly, Ok(&scales));
+        if multiplies_int8() {
+            assert_eq!(chosen, Ok((Device::Cpu, Precision::Int8)));
+            assert!(refused.to_string().contains("measure them with boxreel calibrate"), "{refused}");
+        } else {
+            assert_eq!((chosen, refused), (Err(DeviceError::NoInt8), DeviceError::NoInt8));
+        }
+        assert_eq!(can_int8(Device::Cuda(0), Ok(&scales)), Err(DeviceError::Int8OnGpu));
     }
 
     #[test]
     fn the_processor_decides_on_the_precision() {
         let expected = if multiplies_bf16() { Precision::Bf16 } else { Precision::Fp32 };
-        assert_eq!(choose(DeviceChoice::Cpu, PrecisionChoice::Auto), Ok((Device::Cpu, expected)));
+        let scales = Scales::default();
+        for scales in [Ok(&scales), Err(&Uncalibrated::Never)] {
+            assert_eq!(choose(DeviceChoice::Cpu, PrecisionChoice::Auto, scales), Ok((Device::Cpu, expected)));
+        }
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_refused_in_a_clear_sentence() {
         // More devices than any machine has: refused with or without CUDA.
-        let refusal = choose(DeviceChoice::Cuda(4096), PrecisionChoice::Auto).unwrap_err().to_string();
+        let scales = Err(&Uncalibrated::Never);
+        let refusal =
+            choose(DeviceChoice::Cuda(4096), PrecisionChoice::Auto, scales).unwrap_err().to_string();
         assert!(refusal.contains("CUDA device"), "{refusal}");
     }
 }

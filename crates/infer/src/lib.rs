@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod args;
+pub mod calibration;
 pub mod detector;
 pub mod device;
 mod native;

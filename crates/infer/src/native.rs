@@ -5,7 +5,33 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::ssd300::NetworkError;
+use crate::ssd300::conv::Map;
+use crate::ssd300::{NetworkError, Quantization};
+
+/// A tensor of bytes, or none, and what they stand for.
+#[repr(C)]
+struct Bytes {
+    tensor: *const C_tensor,
+    scale: f64,
+    zero: i64,
+}
+
+/// What `boxreel_onednn_int8_conv` is given.
+#[repr(C)]
+struct Int8Call {
+    input: Bytes,
+    weight: *const C_tensor,
+    weight_scales: *const C_tensor,
+    weight_zeros: *const C_tensor,
+    bias: *const C_tensor,
+    padding: i64,
+    stride: i64,
+    relu: i64,
+    residual: Bytes,
+    /// 0 for fp32.
+    output_scale: f64,
+    output_zero: i64,
+}
 
 unsafe extern "C" {
     fn boxreel_keep_freed_memory();
@@ -29,6 +55,23 @@ unsafe extern "C" {
         stride: i64,
         relu: c_int,
         residual: *const C_tensor,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut C_tensor;
+    fn boxreel_onednn_int8_pack(
+        weight: *const C_tensor,
+        scales: *const C_tensor,
+        padding: i64,
+        stride: i64,
+        n: i64,
+        c: i64,
+        h: i64,
+        w: i64,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut C_tensor;
+    fn boxreel_onednn_int8_conv(
+        call: *const Int8Call,
         error: *mut c_char,
         error_size: usize,
     ) -> *mut C_tensor;
@@ -146,6 +189,90 @@ pub(crate) fn onednn_conv(
             size,
         )
     })
+}
+
+/// An int8 convolution's weights, ready for [`int8_conv`].
+pub(crate) struct Int8Weights {
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    bias: Tensor,
+}
+
+impl Int8Weights {
+    /// `weight` (out × in × k × k, s8), of whose outputs each has its scale, reordered for inputs of shape `input`
+    /// (n, c, h, w). The bias is in real numbers.
+    pub(crate) fn pack(
+        weight: &Tensor,
+        scales: &[f32],
+        bias: &[f32],
+        padding: i64,
+        stride: i64,
+        [n, c, h, w]: [i64; 4],
+    ) -> Result<Self, NetworkError> {
+        let scales = Tensor::f_from_slice(scales)?;
+        // SAFETY: the tensors outlive the call, which only reads them.
+        let weight = tensor(|error, size| unsafe {
+            let (weight, scales) = (weight.as_ptr(), scales.as_ptr());
+            boxreel_onednn_int8_pack(weight, scales, padding, stride, n, c, h, w, error, size)
+        })?;
+        let zeros = Tensor::f_zeros([scales.size1()?], (Kind::Int, tch::Device::Cpu))?;
+        Ok(Self { weight, scales, zeros, bias: Tensor::f_from_slice(bias)? })
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            scales: self.scales.shallow_clone(),
+            zeros: self.zeros.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
+    }
+}
+
+/// `relu?(conv(input, weights) + bias + residual?)` as bytes of `output`'s meaning, or else in fp32. Input and residual
+/// are bytes; the input's zero is 0. The residual's memory is written to, which is why it is taken by value.
+pub(crate) fn int8_conv(
+    input: &Map,
+    weights: &Int8Weights,
+    padding: i64,
+    stride: i64,
+    relu: bool,
+    output: Option<Quantization>,
+    residual: Option<Map>,
+) -> Result<Tensor, NetworkError> {
+    let bytes = |map: &Map| match map.quantization {
+        Some(Quantization { scale, zero }) if map.tensor.kind() == Kind::Uint8 => {
+            Ok(Bytes { tensor: map.tensor.as_ptr(), scale: f64::from(scale), zero: i64::from(zero) })
+        }
+        _ => Err(NetworkError::Torch("int8 where there are no bytes".to_owned())),
+    };
+    let none = Bytes { tensor: std::ptr::null(), scale: 1.0, zero: 0 };
+    let call = Int8Call {
+        input: bytes(input)?,
+        weight: weights.weight.as_ptr(),
+        weight_scales: weights.scales.as_ptr(),
+        weight_zeros: weights.zeros.as_ptr(),
+        bias: weights.bias.as_ptr(),
+        padding,
+        stride,
+        relu: i64::from(relu),
+        residual: residual.as_ref().map_or(Ok(none), bytes)?,
+        output_scale: output.map_or(0.0, |output| f64::from(output.scale)),
+        output_zero: output.map_or(0, |output| i64::from(output.zero)),
+    };
+    // SAFETY: all tensors outlive the call; only the residual is written, and this function owns it.
+    tensor(|error, size| unsafe { boxreel_onednn_int8_conv(&raw const call, error, size) })
+}
+
+/// A tensor of bytes as they lie in memory.
+pub(crate) fn bytes(tensor: &Tensor) -> &[u8] {
+    assert!(
+        tensor.kind() == Kind::Uint8 && tensor.device() == tch::Device::Cpu && tensor.is_contiguous(),
+        "bytes of a tensor that is not of bytes, or not in one piece"
+    );
+    // SAFETY: the tensor holds `numel` bytes in one piece, as asserted above, for as long as it lives.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
 /// Whether [`winograd`] may be called: it is compiled for AVX2 and FMA.

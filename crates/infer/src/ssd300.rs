@@ -10,15 +10,22 @@ pub mod nms;
 pub(crate) mod backbone;
 pub(crate) mod conv;
 pub(crate) mod heads;
+pub(crate) mod quantization;
+pub(crate) mod stem;
+
+use std::cell::RefCell;
 
 use tch::{Kind, Tensor};
 
+use crate::calibration::Uncalibrated;
 use crate::device::{Device, Precision};
 use crate::native;
 use crate::weights::{Array, StateDict};
 use backbone::Backbone;
-use conv::{Conv, Site, Weights};
+use conv::{Conv, Loader, Map, Site, Weights};
 use heads::Heads;
+pub(crate) use quantization::{Quantization, Range};
+use stem::Stem;
 
 /// Pixels along each side of the network's input.
 pub const SIDE: usize = common::pack::SIDE;
@@ -33,16 +40,15 @@ pub(crate) const CHANNELS: [usize; 6] = [1024, 512, 512, 256, 256, 256];
 /// Channels between the two convolutions of each additional block.
 const ADDITIONAL: [usize; 5] = [256, 256, 128, 128, 128];
 
-/// ImageNet's mean and standard deviation of R, G and B, which the backbone was trained with.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
-
 /// Why the network gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NetworkError {
     /// Libtorch refused.
     #[error("libtorch: {0}")]
     Torch(String),
+    /// int8 lacks its scales.
+    #[error("int8 needs the scales of the network's activations, and {0}")]
+    Uncalibrated(#[from] Uncalibrated),
     /// The caller did not want it any more.
     #[error("stopped")]
     Stopped,
@@ -71,6 +77,17 @@ pub fn state_shapes(classes: usize) -> Vec<(String, Vec<usize>)> {
     }
     shapes.extend(heads::state_shapes(classes));
     shapes
+}
+
+/// What the network hands on from layer to layer, in int8 as bytes: the name of the convolution that makes it (with the
+/// residual sum and ReLU after it, if any), and the range of its values.
+#[must_use]
+pub(crate) fn activations() -> Vec<(String, Range)> {
+    let mut names = backbone::activations();
+    for block in 0..ADDITIONAL.len() {
+        names.extend((0..2).map(|conv| (additional_names(block, conv).conv, Range::Positive)));
+    }
+    names
 }
 
 /// The names of a convolution and the batch normalisation after it.
@@ -124,9 +141,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Of what is held as floating-point numbers.
     pub(crate) fn kind(self) -> Kind {
         match self.precision {
-            Precision::Fp32 => Kind::Float,
+            // In int8, what is not held in bytes.
+            Precision::Fp32 | Precision::Int8 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
             Precision::Fp16 => Kind::Half,
         }
@@ -140,40 +159,51 @@ impl Target {
     }
 }
 
+/// Hears what a convolution, by its name, hands on.
+pub(crate) type Observer<'a> = dyn FnMut(&str, &[f32]) + 'a;
+
 /// What one block is given besides its input.
 pub(crate) struct Run<'a> {
     /// Asked between layers; false ends the run with [`NetworkError::Stopped`].
-    pub(crate) go_on: &'a dyn Fn() -> bool,
+    go_on: &'a dyn Fn() -> bool,
+    observer: Option<RefCell<&'a mut Observer<'a>>>,
 }
 
 impl Run<'_> {
     pub(crate) fn check(&self) -> Result<(), NetworkError> {
         if (self.go_on)() { Ok(()) } else { Err(NetworkError::Stopped) }
     }
+
+    /// Tells the observer, if there is one.
+    pub(crate) fn made(&self, name: &str, map: &Map) -> Result<(), NetworkError> {
+        if let Some(observer) = &self.observer {
+            let values = Vec::try_from(conv::to_host(&map.tensor)?.f_flatten(0, -1)?)?;
+            (observer.borrow_mut())(name, &values);
+        }
+        Ok(())
+    }
 }
 
 /// The network, ready to run. [`Ssd300::share`] gives other threads their handles on the same weights.
 pub struct Ssd300 {
+    stem: Stem,
     backbone: Backbone,
     additional: Vec<[Conv; 2]>,
     heads: Heads,
-    scale: Tensor,
-    shift: Tensor,
-    target: Target,
 }
 
 impl Ssd300 {
     /// Puts the weights on the device, folded and ordered for batches of `batch` pictures.
     ///
     /// # Errors
-    /// When libtorch refuses, as for want of memory.
+    /// When libtorch refuses, as for want of memory, or when int8 lacks its scales.
     pub fn load(
         dict: &StateDict,
         device: Device,
         precision: Precision,
         batch: usize,
     ) -> Result<Self, NetworkError> {
-        let target = Target { device, precision, batch };
+        let loader = Loader { dict, target: Target { device, precision, batch } };
         if device != Device::Cpu && precision == Precision::Fp32 {
             native::refuse_tf32();
         }
@@ -183,33 +213,22 @@ impl Ssd300 {
             let first = Site { side, stride: 1, padding: 0 };
             let second = Site { side, stride, padding };
             additional.push([
-                Conv::new(folded(dict, &additional_names(i, 0))?, first, target)?,
-                Conv::new(folded(dict, &additional_names(i, 1))?, second, target)?,
+                loader.folded(&additional_names(i, 0), first, Range::Positive)?,
+                loader.folded(&additional_names(i, 1), second, Range::Positive)?,
             ]);
         }
-        // (x/255 − mean) / deviation as one multiplication and one addition.
-        let scale: Vec<f32> = DEVIATION.iter().map(|deviation| 1.0 / (255.0 * deviation)).collect();
-        let shift: Vec<f32> = MEAN.iter().zip(DEVIATION).map(|(mean, deviation)| -mean / deviation).collect();
-        Ok(Self {
-            backbone: Backbone::load(dict, target)?,
-            additional,
-            heads: Heads::load(dict, target)?,
-            scale: Tensor::f_from_slice(&scale)?.f_to_device(target.torch())?,
-            shift: Tensor::f_from_slice(&shift)?.f_to_device(target.torch())?,
-            target,
-        })
+        let (stem, backbone) = (Stem::load(&loader)?, Backbone::load(&loader)?);
+        Ok(Self { stem, backbone, additional, heads: Heads::load(&loader)? })
     }
 
     /// Another handle on the same weights, for another thread.
     #[must_use]
     pub fn share(&self) -> Self {
         Self {
+            stem: self.stem.share(),
             backbone: self.backbone.share(),
             additional: self.additional.iter().map(|pair| pair.each_ref().map(Conv::share)).collect(),
             heads: self.heads.share(),
-            scale: self.scale.shallow_clone(),
-            shift: self.shift.shallow_clone(),
-            target: self.target,
         }
     }
 
@@ -218,27 +237,30 @@ impl Ssd300 {
     /// # Errors
     /// [`NetworkError::Stopped`] when `go_on` said so, else what libtorch said.
     pub fn forward(&self, pictures: &[u8], go_on: &dyn Fn() -> bool) -> Result<RawHeads, NetworkError> {
-        tch::no_grad(|| self.run(pictures, &Run { go_on }))
+        tch::no_grad(|| self.run(pictures, &Run { go_on, observer: None }))
+    }
+
+    /// Runs pictures through the network for the sake of what is handed on from layer to layer: `observer` hears all
+    /// values of each of the network's [`activations`], in fp32.
+    pub(crate) fn observe<'a>(
+        &self,
+        pictures: &[u8],
+        observer: &'a mut Observer<'a>,
+    ) -> Result<(), NetworkError> {
+        let run = Run { go_on: &|| true, observer: Some(RefCell::new(observer)) };
+        tch::no_grad(|| self.run(pictures, &run)).map(|_| ())
     }
 
     fn run(&self, pictures: &[u8], run: &Run<'_>) -> Result<RawHeads, NetworkError> {
-        let n = pictures.len() / FRAME_BYTES;
-        let side = SIDE as i64;
-        let x = Tensor::f_from_data_size(pictures, &[n as i64, side, side, 3], Kind::Uint8)?
-            .f_to_device(self.target.torch())?
-            .f_to_kind(Kind::Float)?;
-        let x = x.f_mul(&self.scale)?.f_add(&self.shift)?;
-        // Channels stay last in memory; libtorch's axes are batch, channel, row, column all the same.
-        let x = x.f_to_kind(self.target.kind())?.f_permute([0, 3, 1, 2])?;
-        let mut map = self.backbone.forward(&x, run)?;
+        let mut map = self.backbone.forward(self.stem.forward(pictures, run)?, run)?;
         let mut outputs = Vec::with_capacity(CELLS.len());
-        outputs.push(self.heads.forward(0, &map)?);
+        outputs.push(self.heads.forward(0, &map, run)?);
         for (i, [squeeze, shrink]) in self.additional.iter().enumerate() {
             run.check()?;
-            map = shrink.relu(&squeeze.relu(&map)?)?;
-            outputs.push(self.heads.forward(i + 1, &map)?);
+            map = shrink.relu(&squeeze.relu(&map, run)?, run)?;
+            outputs.push(self.heads.forward(i + 1, &map, run)?);
         }
-        Ok(RawHeads { outputs, pictures: n, classes: self.heads.classes() })
+        Ok(RawHeads { outputs, pictures: pictures.len() / FRAME_BYTES, classes: self.heads.classes() })
     }
 }
 

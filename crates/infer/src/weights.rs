@@ -5,6 +5,7 @@ mod pickle;
 mod safetensors;
 mod torch_save;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,11 @@ use std::path::{Path, PathBuf};
 use common::labels::COCO;
 use sha2::{Digest, Sha256};
 
+use crate::calibration::{Scales, Uncalibrated};
 use crate::ssd300;
+
+/// Where a safetensors file's metadata keep the [`Scales`] for int8.
+const SCALES_KEY: &str = "int8";
 
 /// Larger files are not read into memory: a checkpoint with its optimizer's state has some 200 MB.
 const MAX_BYTES: u64 = 4 << 30;
@@ -103,6 +108,45 @@ impl ModelFile {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         Ok(read(path)?.0)
     }
+
+    /// Its tensors.
+    ///
+    /// # Errors
+    /// As [`ModelFile::open`], and when the file has changed since.
+    pub fn tensors(&self) -> Result<StateDict, ModelError> {
+        let (found, dict) = read(&self.path)?;
+        self.unchanged(&found.digest)?;
+        Ok(dict)
+    }
+
+    /// The file with these scales in it, in place of any that it has: safetensors, in which every tensor is the same to
+    /// the last byte, and so another model by its digest.
+    ///
+    /// # Errors
+    /// As [`ModelFile::tensors`].
+    pub fn with_scales(&self, scales: &Scales) -> Result<Vec<u8>, ModelError> {
+        let malformed = |reason| ModelError::Malformed { path: self.path.clone(), reason };
+        let bytes = bytes_of(&self.path)?;
+        self.unchanged(&digest(&bytes))?;
+        let converted;
+        let bytes = if torch_save::is(&bytes) {
+            let mut contents = torch_save::parse(&bytes).map_err(malformed)?;
+            contents.tensors.retain(|name, _| !ignored(name));
+            converted = safetensors::encode(&contents).map_err(malformed)?;
+            &converted
+        } else {
+            &bytes
+        };
+        safetensors::with_metadata(bytes, SCALES_KEY, &scales.to_json()).map_err(malformed)
+    }
+
+    fn unchanged(&self, digest: &str) -> Result<(), ModelError> {
+        if digest == self.digest {
+            return Ok(());
+        }
+        let reason = "it has changed since it was opened".to_owned();
+        Err(ModelError::Malformed { path: self.path.clone(), reason })
+    }
 }
 
 /// One tensor in memory.
@@ -117,6 +161,7 @@ pub(crate) struct Array {
 pub struct StateDict {
     tensors: HashMap<String, Array>,
     classes: usize,
+    scales: Result<Scales, Uncalibrated>,
 }
 
 impl StateDict {
@@ -134,6 +179,14 @@ impl StateDict {
         self.classes
     }
 
+    /// The scales of the activations, which int8 needs.
+    ///
+    /// # Errors
+    /// When the file has none, or damaged ones.
+    pub fn scales(&self) -> Result<&Scales, &Uncalibrated> {
+        self.scales.as_ref()
+    }
+
     /// A tensor the architecture has. The dict was validated, so only a slip in this crate ends in the error.
     pub(crate) fn get(&self, name: &str) -> Result<&Array, ssd300::NetworkError> {
         self.tensors
@@ -149,6 +202,8 @@ struct Contents<'a> {
     names: Option<Vec<String>>,
     /// How many outputs a box has, background included, if it says so.
     classes: Option<usize>,
+    /// The scales for int8, as they stand in its metadata.
+    scales: Option<String>,
 }
 
 /// A tensor in a file.
@@ -195,6 +250,23 @@ impl Dtype {
         }
     }
 
+    /// As safetensors calls it.
+    fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::F64 => "F64",
+            Self::I64 => "I64",
+            Self::I32 => "I32",
+            Self::I16 => "I16",
+            Self::I8 => "I8",
+            Self::U8 => "U8",
+            Self::Bool => "BOOL",
+            Self::Strange => return None,
+        })
+    }
+
     /// Bytes of a number.
     fn width(self) -> usize {
         match self {
@@ -207,16 +279,11 @@ impl Dtype {
 }
 
 /// Reads the file: its identity and its tensors, checked against the architecture.
-pub(crate) fn read(path: &Path) -> Result<(ModelFile, StateDict), ModelError> {
-    let unreadable = |reason| ModelError::Unreadable { path: path.to_owned(), reason };
+fn read(path: &Path) -> Result<(ModelFile, StateDict), ModelError> {
     let malformed = |reason: String| ModelError::Malformed { path: path.to_owned(), reason };
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_BYTES {
-        return Err(malformed(format!("it has {} GB, far more than this network", size / 1_000_000_000)));
-    }
-    let bytes = fs::read(path).map_err(unreadable)?;
+    let bytes = bytes_of(path)?;
     let parse = if torch_save::is(&bytes) { torch_save::parse } else { safetensors::parse };
-    let Contents { mut tensors, names, classes } = parse(&bytes).map_err(malformed)?;
+    let Contents { mut tensors, names, classes, scales } = parse(&bytes).map_err(malformed)?;
     tensors.retain(|name, _| !ignored(name));
     let (classes, names) = self::classes(classes, names, &tensors).map_err(malformed)?;
     if let Some(reason) = misfit(&tensors, classes) {
@@ -233,8 +300,28 @@ pub(crate) fn read(path: &Path) -> Result<(ModelFile, StateDict), ModelError> {
         let data = found.decode().map_err(|reason| malformed(format!("{name} {reason}")))?;
         dict.insert(name, Array { shape: found.shape, data });
     }
-    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((ModelFile { path: path.to_owned(), digest, names }, StateDict { tensors: dict, classes }))
+    // Damaged scales are no reason to refuse the weights: only int8 needs them.
+    let scales = scales.ok_or(Uncalibrated::Never).and_then(|text| Scales::parse(&text));
+    let file = ModelFile { path: path.to_owned(), digest: digest(&bytes), names };
+    Ok((file, StateDict { tensors: dict, classes, scales }))
+}
+
+/// All of the file, if it is not far larger than any weights.
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let unreadable = |reason| ModelError::Unreadable { path: path.to_owned(), reason };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_BYTES {
+        return Err(ModelError::Malformed {
+            path: path.to_owned(),
+            reason: format!("it has {} GB, far more than this network", size / 1_000_000_000),
+        });
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+/// SHA-256, hexadecimal.
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How many outputs there are, and what they are called.
@@ -337,7 +424,20 @@ impl Found<'_> {
         Ok(values)
     }
 
-    fn gather<const N: usize>(&self, number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    /// Its bytes in the order of its axes.
+    fn in_order(&self) -> Cow<'_, [u8]> {
+        if self.strides.is_none() {
+            return Cow::Borrowed(self.bytes);
+        }
+        Cow::Owned(match self.dtype.width() {
+            8 => self.gather(|bytes: [u8; 8]| bytes).concat(),
+            4 => self.gather(|bytes: [u8; 4]| bytes).concat(),
+            2 => self.gather(|bytes: [u8; 2]| bytes).concat(),
+            _ => self.gather(|bytes: [u8; 1]| bytes).concat(),
+        })
+    }
+
+    fn gather<const N: usize, T>(&self, number: impl Fn([u8; N]) -> T) -> Vec<T> {
         let (all, _) = self.bytes.as_chunks::<N>();
         let Some(strides) = &self.strides else { return all.iter().map(|bytes| number(*bytes)).collect() };
         let mut values = Vec::with_capacity(self.count());

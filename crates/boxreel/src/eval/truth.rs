@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hotcoco::COCO;
+use image::RgbImage;
 
 /// The annotations, and the pictures to detect in.
 pub struct Truth {
@@ -24,6 +25,26 @@ pub struct Picture {
     pub width: u32,
     /// Its height in the annotations' pixels.
     pub height: u32,
+}
+
+impl Picture {
+    /// Whether `image`, which lies in its place, is it: a resized copy will do, one of another shape is another picture.
+    ///
+    /// # Errors
+    /// When it is another; the sentence names it.
+    pub fn check(&self, image: &RgbImage) -> Result<()> {
+        let (width, height) = image.dimensions();
+        let off = f64::from(width) * f64::from(self.height) / (f64::from(height) * f64::from(self.width));
+        if !(0.98..1.02).contains(&off) {
+            bail!(
+                "The picture {} has {width}×{height} pixels, and the annotations are of one of {}×{}.",
+                self.path.display(),
+                self.width,
+                self.height
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Which category each of a model's classes is.
@@ -172,6 +193,18 @@ mod tests {
         let pictures = truth(&["cat"]).pictures;
         assert_eq!(pictures.iter().map(|picture| picture.id).collect::<Vec<_>>(), [3, 5]);
         assert_eq!(pictures[0].path, Path::new("all/3.png"));
+    }
+
+    #[test]
+    fn a_copy_of_another_size_is_the_same_picture_and_one_of_another_shape_is_not() {
+        let picture = |width, height| Picture { id: 1, path: "wide.png".into(), width, height };
+        let image = RgbImage::new(40, 30);
+        assert!(picture(400, 300).check(&image).is_ok());
+        let refusal = picture(300, 400).check(&image).unwrap_err().to_string();
+        assert!(
+            refusal.contains("wide.png has 40×30 pixels, and the annotations are of one of 300×400"),
+            "{refusal}"
+        );
     }
 
     #[test]

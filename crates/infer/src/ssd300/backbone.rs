@@ -1,12 +1,10 @@
 //! ResNet50 up to conv4: children 0 to 6 of torchvision's model, with conv4 kept at stride 1.
 
-use tch::Tensor;
+use super::conv::{Conv, Loader, Map, Site};
+use super::{Names, NetworkError, Range, Run, folded_shapes, stem};
 
-use super::conv::{Conv, Site};
-use super::{Names, NetworkError, Run, Target, folded, folded_shapes};
-use crate::weights::StateDict;
-
-const PREFIX: &str = "feature_extractor.feature_extractor";
+/// What the backbone's tensors' names begin with.
+pub(crate) const PREFIX: &str = "feature_extractor.feature_extractor";
 
 /// A row of bottleneck blocks.
 struct Stage {
@@ -29,10 +27,6 @@ const STAGES: [Stage; 3] = [
     Stage { child: 6, blocks: 6, input: 512, middle: 256, stride: 1, side: 38 },
 ];
 
-fn stem_names() -> Names {
-    Names { conv: format!("{PREFIX}.0"), norm: format!("{PREFIX}.1") }
-}
-
 /// The `number`th (1 to 3) convolution of a block.
 fn block_names(child: usize, block: usize, number: usize) -> Names {
     let at = format!("{PREFIX}.{child}.{block}");
@@ -46,7 +40,7 @@ fn downsample_names(child: usize) -> Names {
 
 /// Name and shape of each of the backbone's tensors.
 pub(crate) fn state_shapes() -> Vec<(String, Vec<usize>)> {
-    let mut shapes = folded_shapes(&stem_names(), [64, 3, 7, 7]);
+    let mut shapes = folded_shapes(&stem::names(), [64, 3, 7, 7]);
     for Stage { child, blocks, input, middle, .. } in STAGES {
         let output = 4 * middle;
         for block in 0..blocks {
@@ -60,42 +54,57 @@ pub(crate) fn state_shapes() -> Vec<(String, Vec<usize>)> {
     shapes
 }
 
+/// As [`super::activations`].
+pub(crate) fn activations() -> Vec<(String, Range)> {
+    let mut names = vec![(stem::names().conv, Range::Positive)];
+    for Stage { child, blocks, .. } in STAGES {
+        for block in 0..blocks {
+            names.extend((1..=3).map(|number| (block_names(child, block, number).conv, Range::Positive)));
+        }
+        // There is no ReLU between it and the residual sum.
+        names.push((downsample_names(child).conv, Range::Signed));
+    }
+    names
+}
+
 struct Block {
     convs: [Conv; 3],
     downsample: Option<Conv>,
 }
 
-/// The backbone: a picture's 38×38×1024 map.
+/// The backbone after its stem.
 pub(crate) struct Backbone {
-    stem: Conv,
     blocks: Vec<Block>,
 }
 
 impl Backbone {
-    pub(crate) fn load(dict: &StateDict, target: Target) -> Result<Self, NetworkError> {
-        let conv = |names: &Names, site: Site| Conv::new(folded(dict, names)?, site, target);
-        let stem = conv(&stem_names(), Site { side: super::SIDE, stride: 2, padding: 3 })?;
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self, NetworkError> {
         let mut blocks = Vec::new();
         for stage in STAGES {
             let mut side = stage.side;
             for block in 0..stage.blocks {
                 let stride = if block == 0 { stage.stride } else { 1 };
-                let names = |number| block_names(stage.child, block, number);
                 let after = side.div_ceil(stride);
+                let conv = |number, site| {
+                    loader.folded(&block_names(stage.child, block, number), site, Range::Positive)
+                };
                 let convs = [
-                    conv(&names(1), Site { side, stride: 1, padding: 0 })?,
-                    conv(&names(2), Site { side, stride, padding: 1 })?,
-                    conv(&names(3), Site { side: after, stride: 1, padding: 0 })?,
+                    conv(1, Site { side, stride: 1, padding: 0 })?,
+                    conv(2, Site { side, stride, padding: 1 })?,
+                    conv(3, Site { side: after, stride: 1, padding: 0 })?,
                 ];
                 let downsample = match block {
-                    0 => Some(conv(&downsample_names(stage.child), Site { side, stride, padding: 0 })?),
+                    0 => {
+                        let site = Site { side, stride, padding: 0 };
+                        Some(loader.folded(&downsample_names(stage.child), site, Range::Signed)?)
+                    }
                     _ => None,
                 };
                 blocks.push(Block { convs, downsample });
                 side = after;
             }
         }
-        Ok(Self { stem, blocks })
+        Ok(Self { blocks })
     }
 
     pub(crate) fn share(&self) -> Self {
@@ -103,21 +112,19 @@ impl Backbone {
             convs: block.convs.each_ref().map(Conv::share),
             downsample: block.downsample.as_ref().map(Conv::share),
         });
-        Self { stem: self.stem.share(), blocks: blocks.collect() }
+        Self { blocks: blocks.collect() }
     }
 
-    /// Takes n×3×300×300, gives n×1024×38×38.
-    pub(crate) fn forward(&self, x: &Tensor, run: &Run<'_>) -> Result<Tensor, NetworkError> {
-        let x = self.stem.relu(x)?;
-        let mut x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
+    /// Takes the stem's n×64×75×75, gives n×1024×38×38.
+    pub(crate) fn forward(&self, mut x: Map, run: &Run<'_>) -> Result<Map, NetworkError> {
         for Block { convs: [narrow, middle, widen], downsample } in &self.blocks {
             run.check()?;
-            let y = middle.relu(&narrow.relu(&x)?)?;
+            let y = middle.relu(&narrow.relu(&x, run)?, run)?;
             let residual = match downsample {
-                Some(downsample) => downsample.linear(&x)?,
+                Some(downsample) => downsample.linear(&x, run)?,
                 None => x,
             };
-            x = widen.residual_relu(&y, residual)?;
+            x = widen.residual_relu(&y, residual, run)?;
         }
         Ok(x)
     }

@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
-use super::conv::{Conv, Site, Weights, to_host};
-use super::{BOXES_PER_CELL, CELLS, CHANNELS, NetworkError, Target};
+use super::conv::{Conv, Loader, Map, Output, Site, Weights, to_host};
+use super::{BOXES_PER_CELL, CELLS, CHANNELS, NetworkError, Run};
 use crate::weights::{Array, StateDict};
 
 /// Name and shape of each of the heads' tensors.
@@ -25,12 +25,12 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    pub(crate) fn load(dict: &StateDict, target: Target) -> Result<Self, NetworkError> {
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self, NetworkError> {
         let convs = (0..CELLS.len()).map(|i| {
             let site = Site { side: CELLS[i], stride: 1, padding: 1 };
-            Conv::new(joined(dict, i)?, site, target)
+            Conv::new(joined(loader.dict, i)?, site, loader.target, Output::LAST)
         });
-        Ok(Self { convs: convs.collect::<Result<_, _>>()?, classes: dict.classes() })
+        Ok(Self { convs: convs.collect::<Result<_, _>>()?, classes: loader.dict.classes() })
     }
 
     pub(crate) fn share(&self) -> Self {
@@ -42,8 +42,8 @@ impl Heads {
     }
 
     /// The head of map `scale`: n × cells × cells × (boxes × 4, boxes × classes), fp32 on the CPU.
-    pub(crate) fn forward(&self, scale: usize, map: &Tensor) -> Result<Tensor, NetworkError> {
-        to_host(&self.convs[scale].linear(map)?)
+    pub(crate) fn forward(&self, scale: usize, map: &Map, run: &Run<'_>) -> Result<Tensor, NetworkError> {
+        to_host(&self.convs[scale].linear(map, run)?.tensor)
     }
 }
 

@@ -171,7 +171,7 @@ fn contents<'a>(
                 let found = found(view, storage).map_err(|reason| format!("{name} {reason}"))?;
                 tensors.insert(name.to_owned(), found);
             }
-            return Ok(Contents { tensors, names, classes: None });
+            return Ok(Contents { tensors, names, classes: None, scales: None });
         }
         let inner = NESTED.iter().find_map(|key| pickle.get(object, key));
         let Some(inner) = inner else { break };

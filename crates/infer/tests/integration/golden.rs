@@ -100,7 +100,11 @@ fn assert_same(ours: &[Detection], golden: &Golden) {
 }
 
 fn network(precision: Precision, batch: usize) -> Ssd300 {
-    let dict = weights::StateDict::read(grown::weights()).unwrap();
+    let path = match precision {
+        Precision::Int8 => grown::int8_weights().unwrap(),
+        _ => grown::weights(),
+    };
+    let dict = weights::StateDict::read(path).unwrap();
     Ssd300::load(&dict, Device::Cpu, precision, batch).unwrap()
 }
 
@@ -119,18 +123,14 @@ fn fp32_agrees_with_the_reference_to_1e_4() {
     }
 }
 
-/// Every layer rounds to 8 bits of mantissa (2^-9 relative): over some forty layers deep that leaves a few
-/// hundredths of the largest output.
-#[test]
-fn bf16_agrees_with_the_reference_to_0_05() {
+/// How far the raw outputs of the first picture are off, of 1; its strongest detections must be found all the same.
+fn coarse(precision: Precision) -> (f32, f32) {
     let golden = &golden()[0];
-    let raw = network(Precision::Bf16, 1).forward(&grown::picture(&golden.name), &|| true).unwrap();
+    let raw = network(precision, 1).forward(&grown::picture(&golden.name), &|| true).unwrap();
     let (loc, conf) = deviation(golden, &raw, 0);
-    println!("bf16: loc deviates by {loc:.1e}, conf by {conf:.1e}");
-    assert!(loc < 0.05 && conf < 0.05, "loc deviates by {loc}, conf by {conf}");
+    println!("{precision}: loc deviates by {loc:.1e}, conf by {conf:.1e}");
     let options = NmsOptions { iou: golden.iou, max_det: golden.max_det };
     let ours = detections(&raw, 0, &default_boxes(), options).unwrap();
-    // The strongest detections are the same objects.
     let found = golden.detections[..20].iter().filter(|expected| {
         let near = |a: f32, b: f32| (a - b).abs() < 0.02;
         ours.iter().any(|d| {
@@ -138,5 +138,25 @@ fn bf16_agrees_with_the_reference_to_0_05() {
             d.class == expected.class && b.into_iter().zip(expected.bbox).all(|(a, b)| near(a, b))
         })
     });
-    assert!(found.count() >= 18);
+    let found = found.count();
+    assert!(found >= 18, "{found} of the 20 strongest detections");
+    (loc, conf)
+}
+
+/// Every layer rounds to 8 bits of mantissa (2^-9 relative): over some forty layers deep that leaves a few
+/// hundredths of the largest output.
+#[test]
+fn bf16_agrees_with_the_reference_to_0_05() {
+    let (loc, conf) = coarse(Precision::Bf16);
+    assert!(loc < 0.05 && conf < 0.05, "loc deviates by {loc}, conf by {conf}");
+}
+
+/// Every layer rounds to 255 steps of the whole range, which is coarser than bf16's rounding but for the largest values.
+#[test]
+fn int8_agrees_with_the_reference_to_0_05() {
+    if grown::int8_weights().is_none() {
+        return;
+    }
+    let (loc, conf) = coarse(Precision::Int8);
+    assert!(loc < 0.05 && conf < 0.05, "loc deviates by {loc}, conf by {conf}");
 }

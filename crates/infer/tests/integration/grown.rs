@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use infer::ModelFile;
+use infer::calibration::Calibrator;
+use infer::device::multiplies_int8;
 use infer::ssd300::{FRAME_BYTES, SIDE, state_shapes};
 use serde_json::json;
 
@@ -116,4 +119,30 @@ static GROWN: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
 /// The file of the grown weights, made once a run of the tests.
 pub fn weights() -> &'static Path {
     &GROWN.1
+}
+
+/// The bytes of the grown weights' file with the scales that fit the named pictures.
+pub fn calibrated(pictures: &[&str]) -> Vec<u8> {
+    let model = ModelFile::open(weights()).unwrap();
+    let mut calibrator = Calibrator::start(&model).unwrap();
+    for name in pictures {
+        calibrator.observe(&picture(name)).unwrap();
+    }
+    model.with_scales(&calibrator.scales()).unwrap()
+}
+
+static INT8: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("calibrated.safetensors");
+    std::fs::write(&path, calibrated(&["four", "five", "six", "seven"])).unwrap();
+    (folder, path)
+});
+
+/// The file of the grown weights with scales, made once a run of the tests; none where the processor has no int8.
+pub fn int8_weights() -> Option<&'static Path> {
+    if !multiplies_int8() {
+        eprintln!("skipped: this processor does not multiply 8-bit integers");
+        return None;
+    }
+    Some(&INT8.1)
 }

@@ -7,5 +7,6 @@ mod convert;
 mod detector;
 mod golden;
 mod grown;
+mod int8;
 mod torch_file;
 mod weights;

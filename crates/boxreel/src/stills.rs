@@ -1,35 +1,50 @@
-//! The pictures that a model is measured on, as the network wants them.
+//! Still pictures, many of them, as the network wants them.
+
+mod progress;
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use image::RgbImage;
 use infer::ssd300::FRAME_BYTES;
 use infer::still::{self, squash};
 
-use super::truth::Picture;
+pub use progress::Progress;
 
-/// Reads pictures on all cores: one after the other as [`FRAME_BYTES`] bytes each.
+/// Pictures read ahead at once: enough for every thread of a processor, or a batch of a GPU.
+pub const CHUNK: usize = 64;
+
+/// Reads pictures on all cores: one after the other as [`FRAME_BYTES`] bytes each. `path` says where each lies, and
+/// `check` whether it is the one that is wanted.
 ///
 /// # Errors
-/// When one can't be read, or is none of the kinds known; the sentence names it.
-pub fn read(pictures: &[Picture]) -> Result<Vec<u8>> {
+/// When one can't be read, is none of the kinds known, or fails the check; the sentence names it.
+pub fn read<P: Sync>(
+    pictures: &[P],
+    path: impl Fn(&P) -> &Path + Sync,
+    check: impl Fn(&P, &RgbImage) -> Result<()> + Sync,
+) -> Result<Vec<u8>> {
     let mut bytes = vec![0; pictures.len() * FRAME_BYTES];
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let share = pictures.len().div_ceil(cores).max(1);
+    let read_one = |picture: &P, out: &mut [u8]| {
+        let path = path(picture);
+        let image = decode(path).with_context(|| format!("The picture {} cannot be read", path.display()))?;
+        check(picture, &image)?;
+        squash(&image, out);
+        Ok(())
+    };
     thread::scope(|scope| {
         let workers: Vec<_> = pictures
             .chunks(share)
             .zip(bytes.chunks_mut(share * FRAME_BYTES))
             .map(|(pictures, bytes)| {
-                scope.spawn(move || {
-                    for (picture, out) in pictures.iter().zip(bytes.chunks_exact_mut(FRAME_BYTES)) {
-                        read_one(picture, out)?;
-                    }
-                    Ok(())
+                scope.spawn(|| {
+                    let mut places = pictures.iter().zip(bytes.chunks_exact_mut(FRAME_BYTES));
+                    places.try_for_each(|(picture, out)| read_one(picture, out))
                 })
             })
             .collect();
@@ -41,30 +56,14 @@ pub fn read(pictures: &[Picture]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_one(picture: &Picture, out: &mut [u8]) -> Result<()> {
-    let path = &picture.path;
-    let image = decode(path).with_context(|| format!("The picture {} cannot be read", path.display()))?;
-    // A resized copy will do, one of another shape is another picture.
-    let (width, height) = image.dimensions();
-    let off = f64::from(width) * f64::from(picture.height) / (f64::from(height) * f64::from(picture.width));
-    if !(0.98..1.02).contains(&off) {
-        bail!(
-            "The picture {} has {width}×{height} pixels, and the annotations are of one of {}×{}.",
-            path.display(),
-            picture.width,
-            picture.height
-        );
-    }
-    squash(&image, out);
-    Ok(())
-}
-
 fn decode(path: &Path) -> Result<RgbImage> {
     Ok(still::decode(BufReader::new(File::open(path)?))?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use media::picture::Shrinker;
     use media::probe::{Color, Matrix};
 
@@ -113,21 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn what_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let picture =
-            |name: &str, width, height| Picture { id: 1, path: folder.path().join(name), width, height };
-        waves(40, 30).save(folder.path().join("wide.png")).unwrap();
-        std::fs::write(folder.path().join("letter.jpg"), "Dear reader").unwrap();
-        // A copy of another size is the same picture.
-        assert_eq!(read(&[picture("wide.png", 400, 300)]).unwrap().len(), FRAME_BYTES);
-        for (picture, said) in [
-            (picture("wide.png", 300, 400), "has 40×30 pixels, and the annotations are of one of 300×400"),
-            (picture("letter.jpg", 40, 30), "letter.jpg cannot be read"),
-            (picture("none.png", 40, 30), "none.png cannot be read"),
-        ] {
-            let refusal = format!("{:#}", read(&[picture]).unwrap_err());
-            assert!(refusal.contains(said), "{refusal}");
+        let path = |name: &str| folder.path().join(name);
+        waves(40, 30).save(path("wide.png")).unwrap();
+        std::fs::write(path("letter.jpg"), "Dear reader").unwrap();
+        let read = |names: &[&str]| {
+            let paths: Vec<_> = names.iter().map(|name| path(name)).collect();
+            super::read(&paths, PathBuf::as_path, |_, _| Ok(()))
+        };
+        assert_eq!(read(&["wide.png", "wide.png"]).unwrap().len(), 2 * FRAME_BYTES);
+        for name in ["letter.jpg", "none.png"] {
+            let refusal = format!("{:#}", read(&["wide.png", name]).unwrap_err());
+            assert!(refusal.contains(&format!("{name} cannot be read")), "{refusal}");
         }
         assert_eq!(read(&[]).unwrap(), Vec::<u8>::new());
     }
