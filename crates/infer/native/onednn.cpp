@@ -122,7 +122,8 @@ Tensor* boxreel_onednn_int8_pack(const Tensor* weight, const Tensor* scales, int
   });
 }
 
-// relu?(convolution(input, weight) + bias + residual?), rounded to bytes or in fp32. A residual's memory is written to.
+// relu?(convolution(input, weight) + bias + residual?), rounded to bytes or in fp32. A residual's memory becomes the
+// output's.
 Tensor* boxreel_onednn_int8_conv(const Int8Call* call, char* error, size_t error_size) {
   return guarded(error, error_size, [&] {
     const auto& [input, weight, weight_scales, weight_zeros, bias, padding, stride, relu, residual, output_scale,

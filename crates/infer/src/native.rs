@@ -231,7 +231,8 @@ impl Int8Weights {
 }
 
 /// `relu?(conv(input, weights) + bias + residual?)` as bytes of `output`'s meaning, or else in fp32. Input and residual
-/// are bytes; the input's zero is 0. The residual's memory is written to, which is why it is taken by value.
+/// are bytes; the input's zero is 0. The residual's memory becomes the output's, which is why it is taken by value.
+#[expect(clippy::needless_pass_by_value, reason = "its memory is the result's afterwards")]
 pub(crate) fn int8_conv(
     input: &Map,
     weights: &Int8Weights,

@@ -64,7 +64,7 @@ impl Loader<'_> {
     /// A convolution with the batch normalisation after it folded in. `range` is that of what it hands on.
     pub(crate) fn folded(&self, names: &Names, site: Site, range: Range) -> Result<Conv, NetworkError> {
         let output = self.activation(&names.conv, range)?;
-        Conv::new(folded(self.dict, names)?, site, self.target, output)
+        Conv::new(&folded(self.dict, names)?, site, self.target, output)
     }
 
     /// What the convolution `name` hands on to the next layer.
@@ -108,7 +108,7 @@ enum Way {
 
 impl Conv {
     pub(crate) fn new(
-        weights: Weights,
+        weights: &Weights,
         site: Site,
         target: Target,
         output: Output,
@@ -116,10 +116,10 @@ impl Conv {
         let (stride, padding) = (site.stride as i64, site.padding as i64);
         let Output { name, quantization } = output;
         let way = if target.precision == Precision::Int8 {
-            let weights = int8_weights(&weights, site, target)?;
+            let weights = int8_weights(weights, site, target)?;
             Way::Int8 { weights, output: quantization }
         } else {
-            float(&weights, site, target)?
+            float(weights, site, target)?
         };
         Ok(Self { name, stride, padding, way })
     }

@@ -28,7 +28,7 @@ impl Heads {
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self, NetworkError> {
         let convs = (0..CELLS.len()).map(|i| {
             let site = Site { side: CELLS[i], stride: 1, padding: 1 };
-            Conv::new(joined(loader.dict, i)?, site, loader.target, Output::LAST)
+            Conv::new(&joined(loader.dict, i)?, site, loader.target, Output::LAST)
         });
         Ok(Self { convs: convs.collect::<Result<_, _>>()?, classes: loader.dict.classes() })
     }

@@ -48,7 +48,7 @@ impl Stem {
         let output = loader.activation(&names().conv, Range::Positive)?;
         if loader.target.precision == Precision::Int8 {
             let site = Site { side: PADDED, stride: STRIDE, padding: 0 };
-            let conv = Conv::new(on_pixels(&weights), site, loader.target, output)?;
+            let conv = Conv::new(&on_pixels(&weights), site, loader.target, output)?;
             return Ok(Self { conv, input: Input::Pixels });
         }
         let site = Site { side: SIDE, stride: STRIDE, padding: PADDING };
@@ -60,7 +60,7 @@ impl Stem {
             shift: Tensor::f_from_slice(&shift)?.f_to_device(target.torch())?,
             target,
         };
-        Ok(Self { conv: Conv::new(weights, site, target, output)?, input })
+        Ok(Self { conv: Conv::new(&weights, site, target, output)?, input })
     }
 
     pub(crate) fn share(&self) -> Self {
