@@ -302,10 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_decides_on_the_precision() {
-        let expected = if multiplies_bf16() { Precision::Bf16 } else { Precision::Fp32 };
+    fn the_processor_and_the_weights_decide_on_the_precision() {
+        let floating = if multiplies_bf16() { Precision::Bf16 } else { Precision::Fp32 };
+        let calibrated = if multiplies_int8() { Precision::Int8 } else { floating };
         let scales = Scales::default();
-        for scales in [Ok(&scales), Err(&Uncalibrated::Never)] {
+        for (scales, expected) in [(Ok(&scales), calibrated), (Err(&Uncalibrated::Never), floating)] {
             assert_eq!(choose(DeviceChoice::Cpu, PrecisionChoice::Auto, scales), Ok((Device::Cpu, expected)));
         }
     }
