@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import old_way
+from side_by_side import processor
 
 SIDE = old_way.SIDE
 
@@ -116,6 +117,7 @@ def main():
     parser.add_argument("--results", type=pathlib.Path, help="JSON file to write")
     arguments = parser.parse_args()
     seconds = arguments.seconds
+    machine = processor()
 
     def model():
         return old_way.load_model(arguments.model).to(memory_format=torch.channels_last)
@@ -162,7 +164,8 @@ def main():
     for kind, rate in peaks.items():
         print(f"{'a matrix multiply, ' + kind:<36}{'':>34}{rate:>9.0f}")
     if arguments.results is not None:
-        arguments.results.write_text(json.dumps({"pictures_per_second": rows, "matrix_gflops": peaks}, indent=1))
+        report = {"processor": machine, "pictures_per_second": rows, "matrix_gflops": peaks}
+        arguments.results.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

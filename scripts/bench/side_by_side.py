@@ -31,7 +31,7 @@ def processor():
     return {
         "model": fields.get("model name", "unknown"),
         "cores": len(os.sched_getaffinity(0)),
-        "flags": [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags],
+        "flags": [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2") if flag in flags],
         "load_before": round(os.getloadavg()[0], 2),
     }
 

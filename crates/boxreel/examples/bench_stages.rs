@@ -94,8 +94,23 @@ fn main() -> ExitCode {
         }
         found.insert(name, json!({ "median": median, "slowest": slowest, "fastest": fastest }));
     }
-    println!("{}", json!({ "detector": described, "frames_per_second": Value::from(found) }));
+    let report =
+        json!({ "processor": processor(), "detector": described, "frames_per_second": Value::from(found) });
+    println!("{report}");
     ExitCode::from(u8::from(failed))
+}
+
+/// What decides the speed: the model, the cores, and the flags that choose the precision.
+fn processor() -> Value {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(": ").map_or("", |(_, value)| value).to_owned()
+    };
+    let wanted = ["amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2"];
+    let (flags, cores) = (field("flags"), std::thread::available_parallelism().map_or(1, usize::from));
+    let flags: Vec<_> = flags.split(' ').filter(|flag| wanted.contains(flag)).collect();
+    json!({ "model": field("model name"), "cores": cores, "flags": flags })
 }
 
 /// What was measured, in frames a second, once a round.
