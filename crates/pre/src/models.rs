@@ -73,7 +73,7 @@ pub(crate) async fn run(app: App) {
                 }
             }
             Err(error) => {
-                warn!(%error, "whether jobs wait for a model that is gone is looked at again later")
+                warn!(%error, "whether jobs wait for a model that is gone is looked at again later");
             }
         }
     }
