@@ -295,7 +295,7 @@ fn parts(video: &Path, detector: &Detector, rounds: usize) -> Vec<Line> {
         post::draw::Painter::new(detector.names(), index.video.width, index.video.height, index.video.color);
     let boxes: Vec<Detection> = (0..8)
         .map(|i| {
-            let at = 0.05 + 0.1 * i as f32;
+            let at = 0.05 + 0.1 * f32::from(i);
             let bbox = BoundingBox { min_x: at, min_y: at, max_x: at + 0.2, max_y: at + 0.2 };
             Detection { bbox, score: 0.9, class: i }
         })
