@@ -47,6 +47,13 @@ fn computes(task: i32) -> bool {
     stat(task).first().is_some_and(|state| state == "R")
 }
 
+/// Whether a process has a file of the volume open: it is past its start, and at its work.
+fn has_opened(process: i32, volume: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    let mut files = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    files.any(|file| file.starts_with(volume) && file.is_file())
+}
+
 fn send(id: i32, signal: i32) {
     // SAFETY: a plain system call. The id was just read as that of a child of a process of this test.
     unsafe { libc::kill(id, signal) };
@@ -70,6 +77,7 @@ async fn a_child_that_hangs_or_crashes_costs_one_attempt() {
     let mongod = Mongod::shared();
     let cluster = Cluster::start(&mongod.uri(), &mongod.fresh_database(), &plan(1, 1, 1, &[])).await;
     let source = clip(cluster.folder(), "clip.mp4", 500);
+    let volume = cluster.volume().canonicalize().unwrap();
     // (Rust's own handler takes the first SIGSEGV that did not come from an access: SIGILL ends it just so.)
     for (service, signal, words) in [
         ("pre", libc::SIGSTOP, "taken to be hung"),
@@ -81,11 +89,11 @@ async fn a_child_that_hangs_or_crashes_costs_one_attempt() {
         let (before, known) = (said(&cluster, words), children(process));
         // With pictures of every frame, there is much to do.
         let id = cluster.upload(&source, "?every=40").await;
-        // In the middle of its work: it has computed for a while.
+        // In the middle of its work.
         let busy = until("work", &cluster, || {
             children(process)
                 .into_iter()
-                .find(|child| !known.contains(child) && ticks(*child) > 3 && computes(*child))
+                .find(|child| !known.contains(child) && computes(*child) && has_opened(*child, &volume))
         });
         let busy = busy.await;
         send(busy, signal);
