@@ -8,7 +8,7 @@
 //! detected, and so on; then all of them at once. Before and after, the bare network runs in a loop, on the
 //! same detector; it is what the stage and the whole are held against. Parts run in this process, on one thread.
 //!
-//! `smoke` does this once on a clip of its own and fails where a ratio is below its floor: a guard against what would
+//! `smoke` does this on a clip of its own and fails where a ratio is below its floor: a guard against what would
 //! make Boxreel much slower, on any machine and in any profile. Times it does not judge.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark")]
@@ -43,6 +43,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the bare network runs at a time.
 const BARE: Duration = Duration::from_secs(4);
+/// How often `smoke` measures before it fails.
+const SMOKE_ROUNDS: usize = 3;
 /// Frames that the parts are timed on.
 const PARTS: usize = 48;
 /// The least shares of the bare network's rate that `smoke` lets pass. On quiet machines the stage is at 0.9 and
@@ -74,8 +76,17 @@ fn main() -> ExitCode {
     let model = ModelFile::open(&model).expect("the model can be read");
     let detector = Detector::start(&model, &settings).expect("the model can be loaded");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let mut lines = runtime.block_on(stages(&video, &detector, if smoke { 1 } else { rounds }));
-    if !smoke {
+    let mut lines = Vec::new();
+    if smoke {
+        // Other programs may have taken the machine for a while: then it gets another chance.
+        for _ in 0..SMOKE_ROUNDS {
+            runtime.block_on(stages(&video, &detector, 1, &mut lines));
+            if lines.iter().all(|line| line.missed().is_none()) {
+                break;
+            }
+        }
+    } else {
+        runtime.block_on(stages(&video, &detector, rounds, &mut lines));
         lines.extend(parts(&video, &detector, rounds));
     }
     let described = detector.describe();
@@ -83,12 +94,13 @@ fn main() -> ExitCode {
     eprintln!("{:<34}{:>10}{:>10}{:>10}", "", "frames/s", "slowest", "fastest");
     let mut found = serde_json::Map::new();
     let mut failed = false;
-    for Line { name, mut rates } in lines {
+    for line in lines {
+        let floor = line.missed().filter(|_| smoke);
+        let Line { name, mut rates } = line;
         rates.sort_by(f64::total_cmp);
         let (median, slowest, fastest) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
         eprintln!("{name:<34}{median:>10.2}{slowest:>10.2}{fastest:>10.2}");
-        let floor = FLOORS.iter().find(|(judged, _)| smoke && *judged == name);
-        if let Some((_, floor)) = floor.filter(|(_, floor)| fastest < *floor) {
+        if let Some(floor) = floor {
             eprintln!("{name} is below {floor}: something has become much slower than the network it feeds");
             failed = true;
         }
@@ -119,6 +131,14 @@ struct Line {
     rates: Vec<f64>,
 }
 
+impl Line {
+    /// The floor below which all its rates are, if it has one.
+    fn missed(&self) -> Option<f64> {
+        let (_, floor) = FLOORS.into_iter().find(|(name, _)| *name == self.name)?;
+        self.rates.iter().all(|rate| *rate < floor).then_some(floor)
+    }
+}
+
 /// Adds `rate` to the line called `name`.
 fn note(lines: &mut Vec<Line>, name: &str, rate: f64) {
     match lines.iter_mut().find(|line| line.name == name) {
@@ -127,8 +147,7 @@ fn note(lines: &mut Vec<Line>, name: &str, rate: f64) {
     }
 }
 
-async fn stages(video: &Path, detector: &Detector, rounds: usize) -> Vec<Line> {
-    let mut lines = Vec::new();
+async fn stages(video: &Path, detector: &Detector, rounds: usize, lines: &mut Vec<Line>) {
     for _ in 0..rounds {
         for keep_frames in [true, false] {
             let with = if keep_frames { "with" } else { "without" };
@@ -136,26 +155,25 @@ async fn stages(video: &Path, detector: &Detector, rounds: usize) -> Vec<Line> {
             house.work(&[Stage::Index]).await;
             let frames = house.frames().await;
             let rate = frames / house.work(&[Stage::Decode]).await;
-            note(&mut lines, &format!("decode, {with} frame files"), rate);
+            note(lines, &format!("decode, {with} frame files"), rate);
             let before = bare(detector).await;
             let stage = frames / house.work(&[Stage::Detect]).await;
             let between = bare(detector).await;
             let rate = frames / house.work(&[Stage::Render]).await;
-            note(&mut lines, &format!("render, {with} frame files"), rate);
-            note(&mut lines, "assemble", frames / house.work(&[Stage::Assemble]).await);
+            note(lines, &format!("render, {with} frame files"), rate);
+            note(lines, "assemble", frames / house.work(&[Stage::Assemble]).await);
             let house = House::start(video, detector, keep_frames).await;
             let whole = frames / house.work(&Stage::ALL).await;
             let after = bare(detector).await;
-            [before, between, after].into_iter().for_each(|rate| note(&mut lines, "bare network", rate));
-            note(&mut lines, "detect", stage);
-            note(&mut lines, STAGE_SHARE, stage / f64::midpoint(before, between));
-            note(&mut lines, &format!("all at once, {with} frame files"), whole);
+            [before, between, after].into_iter().for_each(|rate| note(lines, "bare network", rate));
+            note(lines, "detect", stage);
+            note(lines, STAGE_SHARE, stage / f64::midpoint(before, between));
+            note(lines, &format!("all at once, {with} frame files"), whole);
             if keep_frames {
-                note(&mut lines, WHOLE_SHARE, whole / f64::midpoint(between, after));
+                note(lines, WHOLE_SHARE, whole / f64::midpoint(between, after));
             }
         }
     }
-    lines
 }
 
 /// The network in a loop, on pictures in memory: pictures a second.
