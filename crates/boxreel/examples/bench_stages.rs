@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use boxreel::pipeline::{self, PACK_BUDGET};
 use common::clock::{Clock, SystemClock};
 use common::detection::{BoundingBox, Detection};
 use common::files::Volume;
@@ -25,17 +26,14 @@ use common::job::{JobId, Settings, Source};
 use common::segment::{Stage, State};
 use common::store::sqlite::SqliteStore;
 use common::store::{JobStore, NewJob};
-use common::worker::{self, Hints, LoopSettings, Work};
+use common::worker::{self, Hints, LoopSettings};
 use infer::ssd300::FRAME_BYTES;
-use infer::{DetectStage, Detector, DetectorSettings, Frames, ModelFile, NmsOptions};
-use media::child::{Pool, PoolSettings};
+use infer::{Detector, DetectorSettings, Frames, ModelFile, NmsOptions};
 use media::decode::decode_segment;
 use media::encode::{Codec, EncoderSettings, SegmentEncoder, SegmentSpec};
 use media::index::prepare;
 use media::picture::{JPEG_QUALITY, JpegWriter, Picture, Shrinker};
 use media::probe::Limits;
-use post::{AssembleStage, RenderStage};
-use pre::{DecodeStage, IndexStage};
 use serde_json::{Value, json};
 use testbed::cluster::clip;
 use tokio::task::JoinSet;
@@ -253,33 +251,21 @@ impl House {
     async fn work(&self, stages: &[Stage]) -> f64 {
         let (stop, hints, start) = (CancellationToken::new(), Hints::new(), Instant::now());
         let mut running = JoinSet::new();
-        for &stage in stages {
-            let (slots, work) = self.stage(stage);
+        // A stage that runs alone has nobody to wait for.
+        let pack_budget = if stages == Stage::ALL { PACK_BUDGET } else { u64::MAX >> 1 };
+        let all = pipeline::stages(&self.store, &self.volume, self.detector.clone(), self.cores, pack_budget);
+        for (slots, work) in all.into_iter().filter(|(_, work)| stages.contains(&work.stage())) {
             let settings = LoopSettings { slots, streak: 0, ..LoopSettings::new("bench") };
             running.spawn(worker::run(self.store.clone(), work, settings, hints.clone(), stop.clone()));
         }
-        while stages.last().is_some() && self.left(stages[stages.len() - 1]).await {
+        let last = *stages.last().expect("a stage to run");
+        while self.left(last).await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let seconds = start.elapsed().as_secs_f64();
         stop.cancel();
         running.join_all().await;
         seconds
-    }
-
-    /// A stage, and how many pieces of its work are done at once.
-    fn stage(&self, stage: Stage) -> (usize, Arc<dyn Work>) {
-        let pool = Arc::new(Pool::new(PoolSettings::new(self.cores)));
-        let (store, volume) = (self.store.clone(), self.volume.clone());
-        match stage {
-            Stage::Index => (1, Arc::new(IndexStage { store, volume, pool, limits: Limits::default() })),
-            Stage::Decode => {
-                (self.cores, Arc::new(DecodeStage { store, volume, pool, pack_budget: u64::MAX >> 1 }))
-            }
-            Stage::Detect => (3, Arc::new(DetectStage { volume, detector: self.detector.clone() })),
-            Stage::Render => (self.cores, Arc::new(RenderStage { volume, pool })),
-            Stage::Assemble => (1, Arc::new(AssembleStage { store, volume, pool })),
-        }
     }
 
     /// Whether `stage` has something to do still.

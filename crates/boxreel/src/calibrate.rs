@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use common::files::publish_bytes;
 use infer::calibration::Calibrator;
+use infer::ssd300::FRAME_BYTES;
 use infer::{ModelFile, weights};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 
 use crate::cli::CalibrateArgs;
 use crate::eval::writable;
-use crate::stills::{self, CHUNK, Progress};
+use crate::stills::{self, Progress};
 
 /// How the names of pictures end.
 const ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -44,24 +45,14 @@ pub async fn run(arguments: CalibrateArgs) -> Result<ExitCode> {
 /// The model's file with the scales that fit the pictures.
 fn calibrated(model: &ModelFile, pictures: Vec<PathBuf>, progress: &Progress) -> Result<Vec<u8>> {
     let mut calibrator = Calibrator::start(model)?;
-    let (sender, mut chunks) = mpsc::channel(1);
-    // One chunk is read while the one before is looked at, and a third waits: memory stays bounded.
-    let reader = std::thread::spawn(move || {
-        for chunk in pictures.chunks(CHUNK) {
-            let read = stills::read(chunk, PathBuf::as_path, |_, _| Ok(())).map(|bytes| (chunk.len(), bytes));
-            let stop = read.is_err();
-            if sender.blocking_send(read).is_err() || stop {
-                return;
-            }
-        }
-    });
-    while let Some(chunk) = chunks.blocking_recv() {
-        let (pictures, bytes) = chunk?;
+    let (mut chunks, reader) = stills::ahead(pictures, PathBuf::as_path, |_, _| Ok(()));
+    while let Some(bytes) = chunks.blocking_recv() {
+        let bytes = bytes?;
         calibrator.observe(&bytes)?;
-        progress.chunk_done(pictures);
+        progress.chunk_done(bytes.len() / FRAME_BYTES);
         progress.within_chunk(0);
     }
-    reader.join().map_err(|_| anyhow!("Reading the pictures ended early"))?;
+    Handle::current().block_on(reader).context("Reading the pictures ended early")?;
     Ok(model.with_scales(&calibrator.scales())?)
 }
 

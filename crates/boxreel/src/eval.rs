@@ -14,7 +14,6 @@ use common::files::publish_bytes;
 use hotcoco::Annotation;
 use infer::{Detector, DetectorSettings, Frames, ModelFile, NmsOptions, weights};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::EvalArgs;
@@ -100,18 +99,7 @@ async fn detect(
     ids: &[Option<u64>],
     progress: &Progress,
 ) -> Result<Vec<Annotation>> {
-    let (sender, mut chunks) = mpsc::channel(1);
-    let wanted: Vec<Picture> = truth.pictures.clone();
-    // One chunk is read while the one before is detected, and a third waits: memory stays bounded.
-    let reader = tokio::task::spawn_blocking(move || {
-        for chunk in wanted.chunks(CHUNK) {
-            let read = stills::read(chunk, |picture| &picture.path, Picture::check);
-            let stop = read.is_err();
-            if sender.blocking_send(read).is_err() || stop {
-                return;
-            }
-        }
-    });
+    let (mut chunks, reader) = stills::ahead(truth.pictures.clone(), |picture| &picture.path, Picture::check);
     let cancel = CancellationToken::new();
     let mut results = Vec::new();
     for chunk in truth.pictures.chunks(CHUNK) {

@@ -8,7 +8,7 @@ pub mod cli;
 mod detect;
 mod eval;
 mod export;
-mod pipeline;
+pub mod pipeline;
 mod progress;
 mod report;
 mod run_folder;

@@ -20,12 +20,44 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of packs that may wait for the network: about ten segments.
-const PACK_BUDGET: u64 = 300 << 20;
+pub const PACK_BUDGET: u64 = 300 << 20;
 /// Claims at once for the stage that feeds the network: one computes while another reads or publishes.
 const DETECT_SLOTS: usize = 3;
 
 /// How long the store may refuse every write before the run is given up.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every stage on a store and a volume, each with how many pieces of its work are done at once: `slots` where video is read
+/// or drawn. Decode waits while packs of more than `pack_budget` bytes wait for the network.
+#[must_use]
+pub fn stages(
+    store: &Arc<dyn JobStore>,
+    volume: &Volume,
+    detector: Detector,
+    slots: usize,
+    pack_budget: u64,
+) -> [(usize, Arc<dyn Work>); 5] {
+    let pool = |slots| Arc::new(Pool::new(PoolSettings::new(slots)));
+    let (reading, drawing) = (pool(slots), pool(slots));
+    let (store, volume) = (store.clone(), volume.clone());
+    let index = IndexStage {
+        store: store.clone(),
+        volume: volume.clone(),
+        pool: reading.clone(),
+        limits: Limits::default(),
+    };
+    let decode = DecodeStage { store: store.clone(), volume: volume.clone(), pool: reading, pack_budget };
+    let detect = DetectStage { volume: volume.clone(), detector };
+    let render = RenderStage { volume: volume.clone(), pool: drawing.clone() };
+    let assemble = AssembleStage { store, volume, pool: drawing };
+    [
+        (1, Arc::new(index)),
+        (slots, Arc::new(decode)),
+        (DETECT_SLOTS, Arc::new(detect)),
+        (slots, Arc::new(render)),
+        (1, Arc::new(assemble)),
+    ]
+}
 
 /// The running stages.
 pub struct Pipeline {
@@ -56,35 +88,10 @@ impl Pipeline {
         let store: Arc<dyn JobStore> = Arc::new(store);
         let volume = Volume::new(state.join("volume"));
         let hints = Hints::new();
-        let pool = |slots| Arc::new(Pool::new(PoolSettings::new(slots)));
-        let (reading, drawing) = (pool(slots), pool(slots));
-        let stages: [(usize, Arc<dyn Work>); 5] = [
-            (
-                1,
-                Arc::new(IndexStage {
-                    store: store.clone(),
-                    volume: volume.clone(),
-                    pool: reading.clone(),
-                    limits: Limits::default(),
-                }),
-            ),
-            (
-                slots,
-                Arc::new(DecodeStage {
-                    store: store.clone(),
-                    volume: volume.clone(),
-                    pool: reading,
-                    pack_budget: PACK_BUDGET,
-                }),
-            ),
-            (DETECT_SLOTS, Arc::new(DetectStage { volume: volume.clone(), detector })),
-            (slots, Arc::new(RenderStage { volume: volume.clone(), pool: drawing.clone() })),
-            (1, Arc::new(AssembleStage { store: store.clone(), volume: volume.clone(), pool: drawing })),
-        ];
         let stop = CancellationToken::new();
         let meter = Arc::new(Meter::default());
         let mut tasks = JoinSet::new();
-        for (slots, work) in stages {
+        for (slots, work) in stages(&store, &volume, detector, slots, PACK_BUDGET) {
             let settings = LoopSettings {
                 slots,
                 meter: meter.clone(),

@@ -13,16 +13,39 @@ use infer::ssd300::FRAME_BYTES;
 use infer::still::{self, squash};
 
 pub use progress::Progress;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Pictures read ahead at once: enough for every thread of a processor, or a batch of a GPU.
 pub const CHUNK: usize = 64;
+
+/// Reads pictures chunk by chunk ([`CHUNK`]), on a thread of its own: one chunk is read while the one before is worked on,
+/// and a third waits, so that memory stays bounded. The first that can't be read is the last that comes. `path` and
+/// `check` are those of [`read`].
+pub fn ahead<P: Send + Sync + 'static>(
+    pictures: Vec<P>,
+    path: impl Fn(&P) -> &Path + Send + Sync + 'static,
+    check: impl Fn(&P, &RgbImage) -> Result<()> + Send + Sync + 'static,
+) -> (mpsc::Receiver<Result<Vec<u8>>>, JoinHandle<()>) {
+    let (sender, chunks) = mpsc::channel(1);
+    let reader = tokio::task::spawn_blocking(move || {
+        for chunk in pictures.chunks(CHUNK) {
+            let read = read(chunk, &path, &check);
+            let stop = read.is_err();
+            if sender.blocking_send(read).is_err() || stop {
+                return;
+            }
+        }
+    });
+    (chunks, reader)
+}
 
 /// Reads pictures on all cores: one after the other as [`FRAME_BYTES`] bytes each. `path` says where each lies, and
 /// `check` whether it is the one that is wanted.
 ///
 /// # Errors
 /// When one can't be read, is none of the kinds known, or fails the check; the sentence names it.
-pub fn read<P: Sync>(
+fn read<P: Sync>(
     pictures: &[P],
     path: impl Fn(&P) -> &Path + Sync,
     check: impl Fn(&P, &RgbImage) -> Result<()> + Sync,

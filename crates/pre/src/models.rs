@@ -1,7 +1,7 @@
 //! Jobs whose model no worker has any more: they would wait for ever, so they end with a sentence, and a retry
 //! begins them anew with the model that is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use common::job::{ErrorCode, Failure, JobId, ModelKey};
@@ -45,12 +45,16 @@ pub(crate) async fn choose(store: &dyn Store, job: &Job) -> Result<Choice, Store
     if job.timeline.inference_end.is_some() {
         return Ok(Choice::Same);
     }
-    let offers = offers(store).await?;
+    Ok(choice(&offers(store).await?, job))
+}
+
+/// What `job` can be detected with by workers that offer `offers`; where there are none, it waits for its own.
+fn choice(offers: &[Offer], job: &Job) -> Choice {
     if offers.is_empty() || offers.iter().any(|offer| offer.key == job.settings.model) {
-        return Ok(Choice::Same);
+        return Choice::Same;
     }
-    let fits = offers.into_iter().find(|offer| offer.names == job.settings.names);
-    Ok(fits.map_or(Choice::None, |offer| Choice::Other(offer.key)))
+    let fits = offers.iter().find(|offer| offer.names == job.settings.names);
+    fits.map_or(Choice::None, |offer| Choice::Other(offer.key.clone()))
 }
 
 /// Ends what waits in vain, again and again until [`common::service::Service::stop`]; one process at a time does.
@@ -94,13 +98,12 @@ impl Waiting {
     /// When the store does not answer.
     pub async fn end(&mut self, store: &dyn Store, patience: Duration) -> Result<Vec<JobId>, StoreError> {
         let offers = offers(store).await?;
-        let keys: HashSet<&ModelKey> = offers.iter().map(|offer| &offer.key).collect();
         let mut found = HashMap::new();
         let mut ended = Vec::new();
         for id in store.unsettled().await? {
             let Some(job) = store.job(id).await? else { continue };
-            let elsewhere = !keys.is_empty() && !keys.contains(&job.settings.model);
-            if !elsewhere || !job.is_live() || job.state != State::Segments {
+            let choice = choice(&offers, &job);
+            if choice == Choice::Same || !job.is_live() || job.state != State::Segments {
                 continue;
             }
             let counts = store.counts(id).await?;
@@ -110,7 +113,7 @@ impl Waiting {
             let since = self.since.get(&id).copied().unwrap_or_else(Instant::now);
             if since.elapsed() < patience {
                 found.insert(id, since);
-            } else if store.fail(id, gone(&job, &offers)).await? {
+            } else if store.fail(id, gone(&job, &choice)).await? {
                 ended.push(id);
             }
         }
@@ -120,10 +123,10 @@ impl Waiting {
 }
 
 /// Why the job ends, and what to do.
-fn gone(job: &Job, offers: &[Offer]) -> Failure {
+fn gone(job: &Job, choice: &Choice) -> Failure {
     let ModelKey { digest, precision } = &job.settings.model;
     let short = digest.get(..12).unwrap_or(digest);
-    let message = if offers.iter().any(|offer| offer.names == job.settings.names) {
+    let message = if matches!(choice, Choice::Other(_)) {
         format!(
             "The video was begun with the model {short} in {precision}, which no worker has any more. Retry it: it \
              is then done anew with the model that is there now."

@@ -234,8 +234,7 @@ impl JobDoc {
 
     /// Puts the whole job before its index, to be made with another model.
     pub(super) fn remodel(&mut self, model: ModelKey) {
-        let piece = self.piece();
-        *piece.state = State::Waiting(Stage::Index);
+        self.job.state = State::Waiting(Stage::Index);
         self.job.plan = None;
         self.job.settings.model = model;
     }
