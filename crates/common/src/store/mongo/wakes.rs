@@ -52,6 +52,11 @@ impl MongoStore {
         let wakes = self.wakes();
         let mut given = hints.given();
         let mut said = *given.borrow_and_update();
+        // What is put into a collection that is not there makes one that nobody can wait at.
+        while let Err(error) = self.make_wakes().await {
+            debug!("no hints are given: {error}");
+            tokio::time::sleep(PAUSE).await;
+        }
         while given.changed().await.is_ok() {
             let now = *given.borrow_and_update();
             let stages =
@@ -120,11 +125,20 @@ impl MongoStore {
     }
 
     async fn make_wakes(&self) -> Result<(), StoreError> {
-        let make = self.database.create_collection(WAKES).capped(true).size(SIZE);
-        match within(ANSWER, make).await? {
-            Err(error) if !is_there(&error) => Err(unanswered(&error)),
-            _ => Ok(()),
+        let make = || self.database.create_collection(WAKES).capped(true).size(SIZE);
+        match within(ANSWER, make()).await? {
+            Err(error) if !is_there(&error) => return Err(unanswered(&error)),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
         }
+        let filter = doc! { "name": WAKES, "options.capped": { "$ne": true } };
+        let mut ordinary = answer(self.database.list_collections().filter(filter)).await?;
+        if !answer(ordinary.advance()).await? {
+            return Ok(());
+        }
+        // Somebody put a hint there after it was dropped. Nothing in it is worth keeping.
+        answer(self.wakes().drop()).await?;
+        answer(make()).await
     }
 }
 

@@ -15,7 +15,19 @@ async fn said(house: &OneDatabase) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_reaches_the_other_processes_and_stays_there() {
+    reaches_and_stays(OneDatabase::new().await).await;
+}
+
+/// As it is left when the collection is dropped while a process that gives hints is running.
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_are_carried_where_their_collection_was_an_ordinary_one() {
     let house = OneDatabase::new().await;
+    let wakes = house.store.database.collection::<Document>("wakes");
+    wakes.insert_one(doc! { "from": mongodb::bson::oid::ObjectId::new(), "stages": [] }).await.unwrap();
+    reaches_and_stays(house).await;
+}
+
+async fn reaches_and_stays(house: OneDatabase) {
     let (here, there) = (Hints::new(), Hints::new());
     let shutdown = CancellationToken::new();
     let mut bridges = tokio::task::JoinSet::new();
