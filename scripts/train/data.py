@@ -165,30 +165,30 @@ def coloured(image, random):
     return image if first else contrast(image)
 
 
-def view(image, region, method):
-    """A region of a picture squashed to 300x300; what lies outside of the picture is of ImageNet's mean colour."""
+def view(image, region, method, side):
+    """A region of a picture squashed to a square; what lies outside of the picture is of ImageNet's mean colour."""
     whole = np.array([0, 0, image.width, image.height], np.float64)
     inner = np.concatenate([np.maximum(region[:2], 0), np.minimum(region[2:], whole[2:])])
-    scale = SIDE / (region[2:] - region[:2])
+    scale = side / (region[2:] - region[:2])
     place = np.concatenate([(inner[:2] - region[:2]) * scale, (inner[2:] - region[:2]) * scale]).round().astype(int)
     place[2:] = np.maximum(place[2:], place[:2] + 1)
     part = image.resize(tuple(int(n) for n in place[2:] - place[:2]), method, box=tuple(float(v) for v in inner))
-    if part.size == (SIDE, SIDE):
+    if part.size == (side, side):
         return part
-    canvas = Image.new("RGB", (SIDE, SIDE), tuple(round(255 * value) for value in MEAN))
+    canvas = Image.new("RGB", (side, side), tuple(round(255 * value) for value in MEAN))
     canvas.paste(part, (int(place[0]), int(place[1])))
     return canvas
 
 
-def augmented(image, picture, random, whole_share=0.0):
-    """A picture as training sees it: bytes (300, 300, 3), boxes as fractions, which boxes are left."""
+def augmented(image, picture, random, whole_share=0.0, side=SIDE):
+    """A picture as training sees it: bytes (side, side, 3), boxes as fractions, which boxes are left."""
     image = coloured(image, random)
     whole = np.array([0, 0, image.width, image.height], np.float64)
     scale = whole[2:] / [picture.width, picture.height]
     boxes = picture.boxes * np.concatenate([scale, scale])
     region = whole if random.random() < whole_share else cropped(zoomed_out(whole, random), boxes, random)
     method = random.choice([Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
-    image = view(image, region, Image.Resampling(int(method)))
+    image = view(image, region, Image.Resampling(int(method)), side)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     left = ((centres > region[:2]) & (centres < region[2:])).all(1)
     size = region[2:] - region[:2]
@@ -198,30 +198,57 @@ def augmented(image, picture, random, whole_share=0.0):
         boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
     # What became smaller than two pixels can't be learnt.
     boxes = boxes.clip(0, 1)
-    left &= ((boxes[:, 2:] - boxes[:, :2]) * SIDE >= 2).all(1)
+    left &= ((boxes[:, 2:] - boxes[:, :2]) * side >= 2).all(1)
     return np.array(image, np.uint8), boxes.astype(np.float32), left
 
 
 class Augmented(torch.utils.data.Dataset):
     """Items are asked for by (epoch, place in it, number of the picture); the seed and the first two decide on every
-    random choice: a run that was interrupted goes on exactly as it would have, however many workers there are. Gives the picture, what `match`
-    says of its default boxes, and which classes are labelled."""
+    random choice: a run that was interrupted goes on exactly as it would have, however many workers there are. Gives the
+    picture, what `match` says of its default boxes, and which classes are labelled.
 
-    def __init__(self, data, seed, whole_share=0.0):
-        self.data, self.seed, self.whole_share, self.defaults = data, seed, whole_share, default_boxes()
+    A share of the items are mosaics: the picture and three others, drawn by `weights`, each a quarter (YOLOv4,
+    Bochkovskiy et al. 2020). Pictures labelled in part come together, and are labelled for what all four are."""
+
+    def __init__(self, data, seed, whole_share=0.0, mosaic_share=0.0, weights=None):
+        self.data, self.seed, self.whole_share, self.mosaic_share = data, seed, whole_share, mosaic_share
+        self.defaults = default_boxes()
+        weights = np.ones(len(data.pictures)) if weights is None else np.asarray(weights)
+        whole = np.array([picture.labelled.all() for picture in data.pictures], bool)
+        self.others = {kind: (np.flatnonzero(whole == kind), weights[whole == kind].cumsum()) for kind in (True, False)}
 
     def __len__(self):
         return len(self.data.pictures)
+
+    def part(self, picture, random, side):
+        with Image.open(picture.path) as image:
+            pixels, boxes, left = augmented(image.convert("RGB"), picture, random, self.whole_share, side)
+        return pixels, boxes[left], picture.classes[left], picture.ignored[left]
 
     def __getitem__(self, at):
         epoch, place, number = at
         picture = self.data.pictures[number]
         random = np.random.default_rng([self.seed, epoch, place])
-        with Image.open(picture.path) as image:
-            pixels, boxes, left = augmented(image.convert("RGB"), picture, random, self.whole_share)
-        objects = (torch.from_numpy(values[left]) for values in (boxes, picture.classes, picture.ignored))
-        target, wanted = match(*objects, self.defaults)
-        return pixels, target, wanted, picture.labelled
+        labelled = picture.labelled
+        if random.random() < self.mosaic_share:
+            numbers, ends = self.others[bool(labelled.all())]
+            drawn = np.searchsorted(ends, random.random(3) * ends[-1], side="right").clip(max=len(ends) - 1)
+            four = [picture] + [self.data.pictures[other] for other in numbers[drawn]]
+            pixels, *objects = mosaic([self.part(one, random, SIDE // 2) for one in four])
+            labelled = np.logical_and.reduce([one.labelled for one in four])
+        else:
+            pixels, *objects = self.part(picture, random, SIDE)
+        target, wanted = match(*(torch.from_numpy(values) for values in objects), self.defaults)
+        return pixels, target, wanted, labelled
+
+
+def mosaic(parts):
+    """Four views with their boxes, classes, and which are ignored, as one of twice the side."""
+    pixels, boxes, classes, ignored = zip(*parts)
+    rows = [np.concatenate(pixels[row : row + 2], axis=1) for row in (0, 2)]
+    starts = [np.array([column, row, column, row], np.float32) for row in (0, 1) for column in (0, 1)]
+    boxes = [(own + start) / 2 for own, start in zip(boxes, starts)]
+    return np.concatenate(rows), *(np.concatenate(values) for values in (boxes, classes, ignored))
 
 
 def repeats(data, threshold):

@@ -110,7 +110,7 @@ class SSD300(nn.Module):
     def parts(self):
         """The network's parts from the input on, as `--freeze` counts them."""
         layers = self.feature_extractor.feature_extractor
-        return [nn.ModuleList([layers[0], layers[1]]), layers[4], layers[5], layers[6]]
+        return [nn.ModuleList([layers[0], layers[1]]), layers[4], layers[5], *layers[6]]
 
 
 def default_boxes():

@@ -1,6 +1,7 @@
 """python -m unittest discover scripts/train: what a mistake in would spoil a training without a word."""
 
 import math
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -127,6 +128,40 @@ class Augmentation(unittest.TestCase):
         for seed in range(20):
             _, boxes, left = data.augmented(image, picture([]), np.random.default_rng(seed))
             self.assertEqual((len(boxes), len(left)), (0, 0))
+
+
+class Mosaics(unittest.TestCase):
+    def test_boxes_stay_on_their_objects(self):
+        # A red object on green; two more pictures are labelled for different classes.
+        with tempfile.TemporaryDirectory() as folder:
+            pictures = []
+            for number, left in enumerate((40, 120, 200, 280)):
+                pixels = np.zeros((200, 400, 3), np.uint8)
+                pixels[..., 1] = 150
+                pixels[60:140, left : left + 80] = (220, 20, 20)
+                one = picture([[left, 60, left + 80, 140]], [1])
+                one.path = Path(folder) / f"{number}.png"
+                Image.fromarray(pixels).save(one.path)
+                pictures.append(one)
+            for known in (1, 2):
+                pictures.append(picture([]))
+                pictures[-1].path = pictures[0].path
+                pictures[-1].labelled = np.array([True] + [kind == known for kind in (1, 2, 3)])
+            several = data.Augmented(data.Data(pictures, ["a", "b", "c"], [10, 20, 30], {}), 1, 1.0, 1.0)
+            for place in range(20):
+                pixels, target, wanted, labelled = several[0, place, 0]
+                self.assertTrue(labelled.all(), "those labelled in part stay among themselves")
+                self.assertEqual(pixels.shape, (300, 300, 3))
+                boxes = wanted[target == 1].unique(dim=0).numpy()
+                self.assertEqual(len(boxes), 4)
+                red = pixels[..., 0].astype(int) - pixels[..., 1] > 40
+                for box in boxes:
+                    left, top, right, bottom = (box * 300).round().astype(int)
+                    self.assertGreater(red[top + 2 : bottom - 2, left + 2 : right - 2].mean(), 0.99)
+                    red[top - 2 : bottom + 2, left - 2 : right + 2] = False
+                self.assertEqual(red.sum(), 0)
+            partly = {tuple(several[0, place, 4][3].tolist()) for place in range(20)}
+            self.assertEqual(partly, {(True, True, False, False), (True, False, False, False)})
 
 
 class Squashing(unittest.TestCase):

@@ -33,7 +33,8 @@ def arguments():
     add("--teacher-doubtful", type=float, help="if given: a class of which the teacher sees nothing between this score and "
         "the sure one counts as labelled on that picture")
     add("--init", help="weights to start from: safetensors, or a checkpoint; what does not fit starts at random")
-    add("--freeze", type=int, default=1, help="parts of the backbone that are not trained: 0 none, 1 stem, 2 to 4 the stages after")
+    add("--freeze", type=int, default=1, help="parts of the backbone that are not trained: 0 none, 1 stem, 2 and 3 the "
+        "stages after, 4 to 9 the last stage's blocks")
     add("--out", default="runs/train", help="folder for checkpoints and the exported weights")
     add("--resume", action="store_true", help="go on from OUT/last.pt")
     add("--epochs", type=int, default=60)
@@ -45,6 +46,7 @@ def arguments():
     add("--norms", choices=["learn", "keep"], default="learn", help="keep: BatchNorm goes on with the statistics it starts "
         "with, as small batches need")
     add("--whole", type=float, default=0.0, help="share of the pictures that are seen whole, neither zoomed nor cropped")
+    add("--mosaic", type=float, default=0.0, help="share of the pictures that are seen with three others, a quarter each")
     add("--balance", type=float, help="pictures with a class that less than this share of the pictures has are seen more often")
     add("--warm-up", type=int, default=500, help="steps over which the rate rises")
     add("--decay", type=float, default=0.0005, help="weight decay of the convolutions")
@@ -196,7 +198,7 @@ def main():
     epochs = range(epoch, epoch + math.ceil(max(0, steps - step) / per_epoch))
     weights = pictures.repeats(train, options.balance) if options.balance else [1.0] * len(train.pictures)
     loader = torch.utils.data.DataLoader(
-        pictures.Augmented(train, options.seed, options.whole), num_workers=options.workers,
+        pictures.Augmented(train, options.seed, options.whole, options.mosaic, weights), num_workers=options.workers,
         pin_memory=device.type == "cuda", batch_sampler=pictures.Batches(weights, options.batch, options.seed, epochs),
     )  # fmt: skip
     mode()

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 pub use common::job::Precision;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -10,6 +11,7 @@ use tch::{Kind, Tensor};
 
 use crate::calibration::{Scales, Uncalibrated};
 use crate::native;
+use crate::ssd300::NetworkError;
 
 /// What a user may say after `--device`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -166,7 +168,7 @@ pub(crate) fn choose(
         (PrecisionChoice::Auto, Device::Cuda(_)) => Precision::Fp16,
         // Twice as fast as bf16, and little less exact: see models/README.md.
         (PrecisionChoice::Auto, Device::Cpu) if can_int8(device, scales).is_ok() => Precision::Int8,
-        (PrecisionChoice::Auto, Device::Cpu) if multiplies_bf16() => Precision::Bf16,
+        (PrecisionChoice::Auto, Device::Cpu) if bf16_pays() => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
     };
     Ok((device, precision))
@@ -211,9 +213,9 @@ fn load_cuda() -> Result<(), String> {
         .clone()
 }
 
-/// Whether the processor multiplies bfloat16 in hardware. Where it does not, bf16 is slower than fp32.
-#[must_use]
-pub fn multiplies_bf16() -> bool {
+/// Whether the processor multiplies bfloat16 in hardware. Where it does not, bf16 is slower than fp32; where it does,
+/// [`bf16_pays`] says.
+fn multiplies_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16") || has_amx(22);
     #[cfg(not(target_arch = "x86_64"))]
@@ -247,16 +249,77 @@ pub(crate) fn onednn_knows(precision: Precision) -> bool {
     match precision {
         Precision::Fp32 => true,
         Precision::Fp16 | Precision::Int8 => false,
-        Precision::Bf16 => *BF16.get_or_init(|| {
-            let options = (Kind::BFloat16, tch::Device::Cpu);
-            let tried = Tensor::f_zeros([16, 16, 1, 1], options).map_err(Into::into).and_then(|weight| {
-                let bias = Tensor::f_zeros([16], options)?;
-                let input = Tensor::f_zeros([1, 4, 4, 16], options)?.f_permute([0, 3, 1, 2])?;
-                let packed = native::onednn_pack(&weight, 0, 1, [1, 16, 4, 4])?;
-                native::onednn_conv(&input, &packed, &bias, 0, 1, true, None)
-            });
-            tried.is_ok()
-        }),
+        Precision::Bf16 => {
+            *BF16.get_or_init(|| Trial::new(Kind::BFloat16, 16, 4).and_then(|trial| trial.run()).is_ok())
+        }
+    }
+}
+
+/// Whether the network is faster in bf16 than in fp32 on this processor. AMX is made for it. AVX512-BF16 halves the time
+/// on some processors, and on others takes twice as long as fp32: asked by a trial of some 50 ms.
+#[must_use]
+pub fn bf16_pays() -> bool {
+    /// How much faster a convolution has to be: fp32 multiplies less often in others, by Winograd's filtering, and is
+    /// more exact.
+    const ENOUGH: f64 = 1.5;
+    static PAYS: OnceLock<bool> = OnceLock::new();
+    *PAYS.get_or_init(|| {
+        if !multiplies_bf16() {
+            return false;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if has_amx(22) {
+            return true;
+        }
+        match faster_in_bf16() {
+            Ok(times) => {
+                tracing::debug!("a convolution in bf16 is {times:.2} times as fast as in fp32");
+                times >= ENOUGH
+            }
+            Err(error) => {
+                tracing::debug!("bf16 can't be tried: {error}");
+                false
+            }
+        }
+    })
+}
+
+/// How many times as fast as in fp32 a convolution is in bf16: by the quickest of some runs in turns, since another
+/// program may have the processor for a while.
+fn faster_in_bf16() -> Result<f64, NetworkError> {
+    const ROUNDS: usize = 5;
+    let trials = [Trial::new(Kind::Float, 256, 38)?, Trial::new(Kind::BFloat16, 256, 38)?];
+    let mut quickest = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        for (trial, quickest) in trials.iter().zip(&mut quickest) {
+            let start = Instant::now();
+            trial.run()?;
+            *quickest = start.elapsed().min(*quickest);
+        }
+    }
+    let [fp32, bf16] = quickest.map(|time| time.as_secs_f64());
+    Ok(fp32 / bf16.max(f64::MIN_POSITIVE))
+}
+
+/// A 1x1 convolution of nothing, by oneDNN.
+struct Trial {
+    input: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+}
+
+impl Trial {
+    /// Of so many channels, in and out, on a square map of so many cells.
+    fn new(kind: Kind, channels: i64, side: i64) -> Result<Self, NetworkError> {
+        let options = (kind, tch::Device::Cpu);
+        let weight = Tensor::f_zeros([channels, channels, 1, 1], options)?;
+        let input = Tensor::f_zeros([1, side, side, channels], options)?.f_permute([0, 3, 1, 2])?;
+        let packed = native::onednn_pack(&weight, 0, 1, [1, channels, side, side])?;
+        Ok(Self { input, packed, bias: Tensor::f_zeros([channels], options)? })
+    }
+
+    fn run(&self) -> Result<(), NetworkError> {
+        native::onednn_conv(&self.input, &self.packed, &self.bias, 0, 1, true, None).map(drop)
     }
 }
 
@@ -303,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_processor_and_the_weights_decide_on_the_precision() {
-        let floating = if multiplies_bf16() { Precision::Bf16 } else { Precision::Fp32 };
+        let floating = if bf16_pays() { Precision::Bf16 } else { Precision::Fp32 };
         let calibrated = if multiplies_int8() { Precision::Int8 } else { floating };
         let scales = Scales::default();
         for (scales, expected) in [(Ok(&scales), calibrated), (Err(&Uncalibrated::Never), floating)] {

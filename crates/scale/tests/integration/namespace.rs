@@ -187,7 +187,7 @@ pub async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() ->
     loop {
         match attempt().await {
             Ok(value) => return value,
-            Err(error) if began.elapsed() > Duration::from_secs(20) => panic!("not in time: {error:?}"),
+            Err(error) if began.elapsed() > Duration::from_secs(60) => panic!("not in time: {error:?}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }

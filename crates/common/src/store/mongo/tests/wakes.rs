@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::worker::Hints;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn said(house: &OneDatabase) -> u64 {
     let wakes = house.store.database.collection::<Document>("wakes");
