@@ -165,14 +165,16 @@ def coloured(image, random):
     return image if first else contrast(image)
 
 
-def view(image, region, method, side):
-    """A region of a picture squashed to a square; what lies outside of the picture is of ImageNet's mean colour."""
+def view(image, region, method, side, random):
+    """A region of a picture squashed to a square, its colours changed; what lies outside of the picture is of ImageNet's mean
+    colour."""
     whole = np.array([0, 0, image.width, image.height], np.float64)
     inner = np.concatenate([np.maximum(region[:2], 0), np.minimum(region[2:], whole[2:])])
     scale = side / (region[2:] - region[:2])
     place = np.concatenate([(inner[:2] - region[:2]) * scale, (inner[2:] - region[:2]) * scale]).round().astype(int)
     place[2:] = np.maximum(place[2:], place[:2] + 1)
     part = image.resize(tuple(int(n) for n in place[2:] - place[:2]), method, box=tuple(float(v) for v in inner))
+    part = coloured(part, random)
     if part.size == (side, side):
         return part
     canvas = Image.new("RGB", (side, side), tuple(round(255 * value) for value in MEAN))
@@ -182,13 +184,15 @@ def view(image, region, method, side):
 
 def augmented(image, picture, random, whole_share=0.0, side=SIDE):
     """A picture as training sees it: bytes (side, side, 3), boxes as fractions, which boxes are left."""
-    image = coloured(image, random)
     whole = np.array([0, 0, image.width, image.height], np.float64)
     scale = whole[2:] / [picture.width, picture.height]
     boxes = picture.boxes * np.concatenate([scale, scale])
-    region = whole if random.random() < whole_share else cropped(zoomed_out(whole, random), boxes, random)
+    region = whole
+    if random.random() >= whole_share:
+        # A mosaic's quarter is zoomed out already.
+        region = cropped(zoomed_out(whole, random) if side == SIDE else whole, boxes, random)
     method = random.choice([Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
-    image = view(image, region, Image.Resampling(int(method)), side)
+    image = view(image, region, Image.Resampling(int(method)), side, random)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     left = ((centres > region[:2]) & (centres < region[2:])).all(1)
     size = region[2:] - region[:2]
