@@ -42,22 +42,30 @@ def match(boxes, classes, ignored, defaults):
     return target, matched
 
 
-def loss(offsets, logits, target, wanted, labelled, defaults):
-    """The losses of place and kind of a batch, a positive. `target` and `wanted` are what `match` gives, stacked. `labelled`
-    (n, classes) says which classes are labelled on each picture: others leave the softmax, so that a default box that
-    may hold one of them is no evidence against it. Where an object of such a class is known all the same, as from a
-    teacher, its default boxes learn it."""
-    own = F.one_hot(target.clamp(min=0), logits.size(2)).bool()
-    logits = logits.float().masked_fill(~(labelled[:, None, :] | own), -1e4)
+def known(logits, labelled, target):
+    """Logits with the classes left out that are not labelled, so that a default box that may hold one of them is no
+    evidence against it. Where an object of such a class is known all the same, as from a teacher, its default boxes learn it."""
+    own = F.one_hot(target.clamp(min=0), logits.size(-1)).bool()
+    return logits.float().masked_fill(~(labelled | own), -1e4)
+
+
+@torch.no_grad()
+def learnt_from(logits, target, labelled):
+    """Which default boxes (n, 8732) the loss is of: those with an object, and of those with nothing the ones that look most
+    like something. `target` is what `match` gives, stacked; `labelled` (n, classes) says which classes are labelled on each
+    picture."""
+    positive, nothing = target > 0, target == 0
+    logits = known(logits, labelled[:, None], torch.zeros_like(target))
+    hardness = (logits.logsumexp(2) - logits[..., 0]).masked_fill(~nothing, -1.0)
+    rank = hardness.argsort(1, descending=True).argsort(1)
+    count = (NEGATIVES * positive.sum(1, keepdim=True)).clamp(min=FEWEST)
+    return positive | ((rank < count) & nothing)
+
+
+def loss(offsets, logits, target, aim, labelled):
+    """The losses of place and kind, a positive, of the k default boxes that are learnt from: offsets and those aimed at (k, 4),
+    logits (k, classes), the class of each (k), and which classes are labelled on its picture (k, classes)."""
     positive = target > 0
-    cross = F.cross_entropy(logits.transpose(1, 2), target.clamp(min=0), reduction="none")
-    with torch.no_grad():
-        hardness = cross.masked_fill(target != 0, -1.0)
-        rank = hardness.argsort(1, descending=True).argsort(1)
-        count = (NEGATIVES * positive.sum(1, keepdim=True)).clamp(min=FEWEST)
-        negative = (rank < count) & (target == 0)
     found = positive.sum().clamp(min=1)
-    aim = encode(wanted[positive], defaults.expand(len(target), -1, -1)[positive])
-    place = F.smooth_l1_loss(offsets.float()[positive], aim, reduction="sum") / found
-    kind = cross[positive | negative].sum() / found
-    return place, kind
+    place = F.smooth_l1_loss(offsets.float()[positive], aim[positive], reduction="sum") / found
+    return place, F.cross_entropy(known(logits, labelled, target), target, reduction="sum") / found

@@ -93,24 +93,49 @@ class SSD300(nn.Module):
             with torch.no_grad():
                 head.bias[:boxes] = math.log(99 * (classes - 1))
 
-    def forward(self, x):
-        x = self.feature_extractor(x)
+    def maps(self, x):
+        """The six maps that the heads look at, the finest first, which is the backbone's."""
         maps = [x]
         for block in self.additional_blocks:
-            x = block(x)
-            maps.append(x)
+            maps.append(block(maps[-1]))
+        return maps
 
-        def joined(heads, values):
-            # The heads' channels are (value, kind of box): box by box in the end.
-            parts = [head(y).reshape(y.size(0), values, -1) for head, y in zip(heads, maps)]
-            return torch.cat(parts, 2).transpose(1, 2)
+    def everywhere(self, heads, maps):
+        """What `self.loc` or `self.conf` say of all default boxes: (n, 8732, values)."""
+        # The heads' channels are (value, kind of box): box by box in the end.
+        said = [head(x) for head, x in zip(heads, maps)]
+        return torch.cat([y.reshape(len(y), y.size(1) // boxes, -1) for y, boxes in zip(said, BOXES)], 2).transpose(1, 2)
 
-        return joined(self.loc, 4), joined(self.conf, self.classes)
+    def forward(self, x):
+        maps = self.maps(self.feature_extractor(x))
+        return self.everywhere(self.loc, maps), self.everywhere(self.conf, maps)
+
+    def at(self, maps, chosen):
+        """Offsets (k, 4) and logits (k, classes) of `chosen` default boxes, (n, 8732), and of which picture and which default box
+        each is. A training learns from some hundred boxes of thousands: the rest cost nothing on the way back."""
+        found, start = [], 0
+        for x, loc, conf, boxes in zip(maps, self.loc, self.conf, BOXES):
+            (count, channels, high, wide), cells = x.shape, x.size(2) * x.size(3)
+            here = chosen[:, start : start + boxes * cells].reshape(count, boxes, cells).transpose(1, 2)
+            picture, cell = here.any(2).nonzero(as_tuple=True)
+            row, column = cell // wide, cell % wide
+            around = torch.arange(3, device=x.device)
+            rows, columns = row[:, None] + around.repeat_interleave(3), column[:, None] + around.repeat(3)
+            patches = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)[picture[:, None], rows, columns].flatten(1)
+            one, kind = here[picture, cell].nonzero(as_tuple=True)
+
+            def said(head):
+                weight = head.weight.permute(0, 2, 3, 1).reshape(-1, 9 * channels)
+                return F.linear(patches, weight, head.bias).reshape(len(cell), head.out_channels // boxes, boxes)[one, :, kind]
+
+            found.append((said(loc), said(conf), picture[one], start + kind * cells + cell[one]))
+            start += boxes * cells
+        return tuple(torch.cat(parts) for parts in zip(*found))
 
     def parts(self):
-        """The network's parts from the input on, as `--freeze` counts them."""
+        """The backbone's parts from the input on, as `--freeze` counts them."""
         layers = self.feature_extractor.feature_extractor
-        return [nn.ModuleList([layers[0], layers[1]]), layers[4], layers[5], *layers[6]]
+        return [layers[:4], layers[4], layers[5], *layers[6]]
 
 
 def default_boxes():

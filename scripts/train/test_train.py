@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import data
-from loss import loss, match
+from loss import learnt_from, loss, match
 from ssd300 import SSD300, corners, decode, default_boxes, encode
 
 
@@ -43,6 +43,28 @@ class Boxes(unittest.TestCase):
         self.assertGreater(logits.softmax(2)[..., 0].mean().item(), 0.8)
 
 
+class Chosen(unittest.TestCase):
+    def test_some_default_boxes_are_as_all_of_them_and_so_is_what_they_teach(self):
+        torch.manual_seed(3)
+        model = SSD300(4).eval()
+        maps = [torch.randn(2, channels, side, side, requires_grad=True)
+                for channels, side in zip((1024, 512, 512, 256, 256, 256), (38, 19, 10, 5, 3, 1))]
+        chosen = torch.rand(2, 8732) < 0.01
+        chosen[0, 8729] = True
+        heads = [*model.loc.parameters(), *model.conf.parameters()]
+
+        def taught(offsets, logits):
+            return torch.autograd.grad((offsets * 2).square().sum() + logits.square().sum(), [*maps, *heads])
+
+        offsets, logits, picture, box = model.at(maps, chosen)
+        self.assertEqual(len(box), chosen.sum())
+        all_offsets, all_logits = model.everywhere(model.loc, maps), model.everywhere(model.conf, maps)
+        self.assertTrue(torch.allclose(offsets, all_offsets[picture, box], atol=1e-3))
+        self.assertTrue(torch.allclose(logits, all_logits[picture, box], atol=1e-3))
+        for one, other in zip(taught(offsets, logits), taught(all_offsets[chosen], all_logits[chosen])):
+            self.assertTrue(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item()))
+
+
 class Loss(unittest.TestCase):
     def setUp(self):
         self.defaults = default_boxes()
@@ -51,8 +73,10 @@ class Loss(unittest.TestCase):
         self.ignored = torch.tensor([False, False, True])
 
     def loss(self, offsets, logits, labelled):
-        target, wanted = match(self.boxes, self.classes, self.ignored, self.defaults)
-        return loss(offsets, logits, target[None], wanted[None], labelled, self.defaults)
+        target, wanted = (values[None] for values in match(self.boxes, self.classes, self.ignored, self.defaults))
+        picture, box = learnt_from(logits, target, labelled).nonzero(as_tuple=True)
+        aim = encode(wanted[picture, box], self.defaults[box])
+        return loss(offsets[picture, box], logits[picture, box], target[picture, box], aim, labelled[picture])
 
     def test_objects_find_default_boxes_and_crowds_leave_them_out(self):
         target, matched = match(self.boxes, self.classes, self.ignored, self.defaults)
