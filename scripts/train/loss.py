@@ -62,10 +62,11 @@ def learnt_from(logits, target, labelled):
     return positive | ((rank < count) & nothing)
 
 
-def loss(offsets, logits, target, aim, labelled):
-    """The losses of place and kind, a positive, of the k default boxes that are learnt from: offsets and those aimed at (k, 4),
-    logits (k, classes), the class of each (k), and which classes are labelled on its picture (k, classes)."""
+def loss(offsets, logits, target, wanted, labelled, defaults):
+    """The losses of place and kind, a positive, of the k default boxes (k, 4) that are learnt from: offsets (k, 4), logits
+    (k, classes), what `match` gives for each, and which classes are labelled on its picture (k, classes)."""
     positive = target > 0
     found = positive.sum().clamp(min=1)
-    place = F.smooth_l1_loss(offsets.float()[positive], aim[positive], reduction="sum") / found
+    aim = encode(wanted[positive], defaults[positive])
+    place = F.smooth_l1_loss(offsets.float()[positive], aim, reduction="sum") / found
     return place, F.cross_entropy(known(logits, labelled, target), target, reduction="sum") / found

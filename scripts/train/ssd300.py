@@ -115,7 +115,8 @@ class SSD300(nn.Module):
         each is. A training learns from some hundred boxes of thousands: the rest cost nothing on the way back."""
         found, start = [], 0
         for x, loc, conf, boxes in zip(maps, self.loc, self.conf, BOXES):
-            (count, channels, high, wide), cells = x.shape, x.size(2) * x.size(3)
+            count, channels, high, wide = x.shape
+            cells = high * wide
             here = chosen[:, start : start + boxes * cells].reshape(count, boxes, cells).transpose(1, 2)
             picture, cell = here.any(2).nonzero(as_tuple=True)
             row, column = cell // wide, cell % wide

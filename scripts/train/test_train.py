@@ -75,8 +75,8 @@ class Loss(unittest.TestCase):
     def loss(self, offsets, logits, labelled):
         target, wanted = (values[None] for values in match(self.boxes, self.classes, self.ignored, self.defaults))
         picture, box = learnt_from(logits, target, labelled).nonzero(as_tuple=True)
-        aim = encode(wanted[picture, box], self.defaults[box])
-        return loss(offsets[picture, box], logits[picture, box], target[picture, box], aim, labelled[picture])
+        chosen = (values[picture, box] for values in (offsets, logits, target, wanted))
+        return loss(*chosen, labelled[picture], self.defaults[box])
 
     def test_objects_find_default_boxes_and_crowds_leave_them_out(self):
         target, matched = match(self.boxes, self.classes, self.ignored, self.defaults)

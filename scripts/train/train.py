@@ -19,7 +19,7 @@ import convert_checkpoint
 import data as pictures
 from loss import learnt_from, loss
 from measure import measure
-from ssd300 import SSD300, default_boxes, encode, load_weights, normalised
+from ssd300 import SSD300, default_boxes, load_weights, normalised
 
 
 def arguments():
@@ -244,8 +244,8 @@ def main():
             with torch.no_grad():
                 everywhere = model.everywhere(heads, maps)
             offsets, logits, picture, box = model.at(maps, learnt_from(everywhere, target, labelled))
-        aim = encode(wanted[picture, box], defaults[box])
-        of_place, of_kind = loss(offsets, logits, target[picture, box], aim, labelled[picture])
+        target, wanted = target[picture, box], wanted[picture, box]
+        of_place, of_kind = loss(offsets, logits, target, wanted, labelled[picture], defaults[box])
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(of_place + of_kind).backward()
         scaler.unscale_(optimizer)

@@ -1,6 +1,5 @@
 //! The detector: what it gives, and that it ends when it should.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::detection::Detection;
@@ -100,7 +99,7 @@ fn a_file_that_changed_since_it_was_opened_is_refused() {
 
 #[test]
 fn the_default_weights_fit() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ssd300-v1.safetensors");
+    let path = infer::weights::default_path().unwrap();
     let model = ModelFile::open(&path).unwrap();
     assert_eq!((model.names.len(), model.names[79].as_str()), (80, "toothbrush"));
 }
