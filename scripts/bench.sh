@@ -5,7 +5,7 @@
 #                                  bare network against PyTorch, OpenVINO and onnxruntime; Boxreel's stages alone
 #   VIDEO=clip.mp4                 the clip; by default the sample clip of 192 frames
 #   ROUNDS=3                       how often each runs
-#   MODEL=…                        weights; by default models/ssd300-v1.safetensors
+#   MODEL=…                        weights; by default models/ssd300-v2.safetensors
 #   PRECISION="auto"               Boxreel's, one or more
 #
 # Tables go to the terminal, figures to runs/bench/*.json. The others need Python packages: once, 2.5 GB are downloaded
@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 parts=${PARTS:-runs networks stages}
 video=${VIDEO:-.tools/sample.mp4}
 rounds=${ROUNDS:-3}
-model=${MODEL:-models/ssd300-v1.safetensors}
+model=${MODEL:-models/ssd300-v2.safetensors}
 read -ra precision <<<"${PRECISION:-auto}"
 
 environment=.tools/bench

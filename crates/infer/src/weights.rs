@@ -68,7 +68,7 @@ pub enum ModelError {
 )]
 pub struct NoWeights(pub Vec<PathBuf>);
 
-const FILE: &str = "ssd300-v1.safetensors";
+const FILE: &str = "ssd300-v2.safetensors";
 
 /// The weights that came with Boxreel: beside the program, in an installation's `share/boxreel/models`, in the
 /// present folder's `models`, or in the tree the program was built in.

@@ -171,7 +171,7 @@ async fn a_broken_model_fails_its_jobs_in_plain_words_and_turns_the_worker_unrea
 
 /// The default weights with one layer's biases as large as a number can be: it loads, and computes infinities.
 fn break_model(path: &Path) {
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ssd300-v1.safetensors");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ssd300-v2.safetensors");
     let mut bytes = fs::read(weights).unwrap();
     let header = 8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
     let layout: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
